@@ -1,0 +1,58 @@
+# make demo: the whole loop, on this machine · make test: every test · make help: the rest
+.DEFAULT_GOAL := help
+SHELL := bash
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# uv reads its own variables: hand it what pip was told about certificates and local wheels.
+ifneq ($(PIP_CERT),)
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
+ifneq ($(PIP_FIND_LINKS),)
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+
+.PHONY: help demo up down test check bench golden test-containers clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v python3.11 >/dev/null || { echo "ATLAS needs python3.11 on the PATH: install it, then run make again"; exit 1; }
+	@test -x $(BIN)/python || python3.11 -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## train, serve, make mistakes, let Airflow repair the model while it serves
+	$(BIN)/atlas demo
+
+up: $(VENV)/.installed ## serving and Airflow, left running on loopback
+	$(BIN)/atlas up
+
+down: ## stop what make up started
+	$(BIN)/atlas down
+
+check: $(VENV)/.installed ## lint, types, import rules, unit tests (under a minute)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest tests/unit -n 2 -q
+
+test: $(VENV)/.installed ## every test that needs no container engine and no GPU
+	$(BIN)/pytest tests/unit tests/contract tests/golden tests/integration -m 'not container and not gpu and not benchmark' -q --durations=15
+
+bench: $(VENV)/.installed ## benchmarks, one JSON object a line
+	$(BIN)/atlas bench loop --json
+
+golden: $(VENV)/.installed ## rewrite the compiled pipelines under tests/golden; read the diff
+	$(BIN)/atlas compile --all --to tests/golden
+
+test-containers: $(VENV)/.installed ## build the images and turn the credit loop in them (needs a Docker-compatible socket)
+	infra/images/build.sh
+	$(BIN)/pytest tests/integration/test_containers.py -m container -q
+
+clean: ## forget the demo's state (.atlas); the environment stays
+	rm -rf .atlas

@@ -1,0 +1,122 @@
+"""What every step's params share: the scenario's name and its task."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from components.core.errors import DataError
+
+__all__ = ["NAME", "Frozen", "StepParams", "Tabular", "Task", "TextLine", "is_finite"]
+
+NAME = r"^[a-z][a-z0-9_]{0,39}$"
+"""A scenario's name."""
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number, however large an integer, fits a finite float."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+class Frozen(BaseModel):
+    """A pydantic model that refuses unknown keys and never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextLine(Frozen):
+    """Reading one line of text from an image.
+
+    Attributes:
+        alphabet: Every character a label may hold; the label vocabulary.
+        max_length: Characters in the longest label.
+    """
+
+    kind: Literal["text_line"] = "text_line"
+    alphabet: str = Field("0123456789", min_length=1)
+    max_length: int = Field(16, gt=0, le=256)
+
+    @property
+    def metric(self) -> str:
+        """The figure that decides: the share of lines read without an error."""
+        return "exact_match"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger metric is better."""
+        return True
+
+    def check_label(self, label: Any) -> str:
+        """Return the label, or raise DataError: it is no text, too long, or outside the alphabet."""
+        if not isinstance(label, str) or not label:
+            raise DataError(f"label {label!r} is not a text", do="give the characters of the line as a string")
+        if len(label) > self.max_length:
+            raise DataError(
+                f"label '{label}' has {len(label)} characters, at most {self.max_length} are allowed",
+                do="shorten it, or raise task.max_length",
+            )
+        if strange := "".join(sorted(set(label) - set(self.alphabet))):
+            raise DataError(
+                f"label '{label}' has characters outside the vocabulary: '{strange}'; allowed are '{self.alphabet}'",
+                do="correct the label, or add them to task.alphabet",
+            )
+        return label
+
+
+class Tabular(Frozen):
+    """Predicting a class or a number from a row.
+
+    Attributes:
+        problem: `binary`, `multiclass` or `regression`.
+        classes: The label vocabulary; for binary (negative, positive). Empty for regression.
+        features: Feature name -> `number` or `category`: the input signature. Values may be missing.
+    """
+
+    kind: Literal["tabular"] = "tabular"
+    problem: Literal["binary", "multiclass", "regression"]
+    classes: tuple[str, ...] = ()
+    features: dict[str, Literal["number", "category"]] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _vocabulary(self) -> Tabular:
+        needs = {"binary": len(self.classes) == 2, "multiclass": len(self.classes) > 2, "regression": not self.classes}
+        if not needs[self.problem]:
+            raise ValueError(
+                f"classes {list(self.classes)} do not fit problem '{self.problem}': binary has 2, multiclass more, regression none"
+            )
+        return self
+
+    @property
+    def metric(self) -> str:
+        """The figure that decides."""
+        return {"binary": "auc", "multiclass": "accuracy", "regression": "rmse"}[self.problem]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger metric is better."""
+        return self.problem != "regression"
+
+    def check_label(self, label: Any) -> str | float:
+        """Return the label, or raise DataError: it is outside the vocabulary, or not a finite number."""
+        if self.problem == "regression":
+            if isinstance(label, bool) or not isinstance(label, int | float) or not is_finite(label):
+                raise DataError(f"label {label!r} is not a finite number", do="give a number")
+            return float(label)
+        if label not in self.classes:
+            raise DataError(f"label {label!r} is outside the vocabulary", do=f"use one of: {', '.join(self.classes)}")
+        return str(label)
+
+
+Task = Annotated[TextLine | Tabular, Field(discriminator="kind")]
+
+
+class StepParams(Frozen):
+    """What a step gets beside its own section: `build` fills these in, a scenario file does not repeat them."""
+
+    scenario: str = Field(pattern=NAME)
+    task: Task

@@ -1,0 +1,189 @@
+"""crnn: reads lines of text. Convolutions, a recurrent head, connectionist temporal classification (Graves et al. 2006)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from components.core.errors import DataError, IntegrityError
+from components.core.params import Frozen, Task, TextLine
+from components.model.answer import Answer
+from components.model.runtime import Float32, Scores, load_onnx
+from components.model.text_line import Pixels, TextLineModel, pixels_of
+from components.train.augment import augmented
+from components.train.crnn import STRIDE, Crnn, Shape, to_onnx
+from components.train.data import Data, Rows
+from components.train.learners.base import Progress, Trained, options
+
+__all__ = ["LEARNER"]
+
+Line = tuple[Float32, list[int]]
+_LARGEST_DIFFERENCE = 1e-3
+_SCORED_SHARE = 0.3  # of the epochs, at the start, are not scored: nothing is read yet
+
+
+class Features(Frozen):
+    """The recipe's `features`.
+
+    Attributes:
+        height: Pixels; every line is scaled to it.
+        augment: Strength of the changes made to training images, 0 to 2.
+    """
+
+    height: int = Field(16, ge=16, le=64, multiple_of=8)
+    augment: float = Field(0.6, ge=0, le=2)
+
+
+class Params(Shape):
+    """The recipe's `params`, beside the network's `Shape`."""
+
+    epochs: int = Field(30, ge=1, le=1000)
+    lr: float = Field(4e-3, gt=0, le=0.1)
+    batch: int = Field(32, ge=2, le=512)
+    dropout: float = Field(0.1, ge=0, lt=0.9)
+    weight_decay: float = Field(1e-3, ge=0, le=1)
+
+
+class _Crnn:
+    name = "crnn"
+    features: type[Frozen] = Features
+    params: type[Frozen] = Params
+
+    def fits(self, task: Task) -> bool:
+        return isinstance(task, TextLine)
+
+    def train(self, data: Data, features: Mapping[str, Any], params: Mapping[str, Any], *, seed: int, progress: Progress) -> Trained:
+        task = data.task
+        if not isinstance(task, TextLine):
+            raise DataError("crnn reads lines of text only", do="use a learner for tables")
+        f, p = options(Features, features, "features of crnn"), options(Params, params, "params of crnn")
+        rule = Pixels.model_validate({"height": f.height})
+        fit = _Fit(task, rule, p, f.augment, seed)
+        lines = fit.lines(data.train)
+        if not lines:
+            raise DataError("no training line is long enough for its text", do="check that images and labels belong together")
+        log = fit.run(lines, _images(data.validation, rule), list(data.validation.labels), progress)
+        fit.net.eval()
+        weights = to_onnx(fit.net)
+        _check_equal(fit.net, weights, [image for image, _ in lines[:8]])
+        return Trained("onnx", weights, rule.model_dump(mode="json"), _in_memory(fit.net), log)
+
+
+class _Fit:
+    """One training: the network, its optimiser and its source of random numbers."""
+
+    def __init__(self, task: TextLine, rule: Pixels, params: Params, augment: float, seed: int) -> None:
+        self.task, self.rule, self.params, self.augment = task, rule, params, augment
+        self.draw = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = Crnn(params, rule.height, len(task.alphabet) + 1, params.dropout)
+
+    def lines(self, rows: Rows) -> list[Line]:
+        """Return (image, codes) of the lines that have a time step for every character, and one between equal ones."""
+        code = {character: index + 1 for index, character in enumerate(self.task.alphabet)}
+        found = []
+        for image, label in zip(_images(rows, self.rule), rows.labels, strict=True):
+            codes = [code[character] for character in self.task.check_label(label)]
+            steps = len(codes) + sum(a == b for a, b in pairwise(codes))
+            if steps <= image.shape[1] // STRIDE:
+                found.append((image, codes))
+        return found
+
+    def run(self, lines: list[Line], images: list[Float32], labels: list[Any], progress: Progress) -> list[dict[str, Any]]:
+        """Train; the network ends with the weights of its best scored epoch."""
+        p = self.params
+        steps = math.ceil(len(lines) / p.batch) * p.epochs
+        optimiser = torch.optim.AdamW(self.net.parameters(), lr=p.lr, weight_decay=p.weight_decay)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, p.lr, total_steps=steps, pct_start=0.25)
+        best, kept, log = (-1.0, 0.0), self.net.state_dict(), []
+        for epoch in range(1, p.epochs + 1):
+            loss = self._epoch(lines, optimiser, schedule)
+            log.append({"epoch": epoch, "loss": round(loss, 6)})
+            if epoch < p.epochs * _SCORED_SHARE and epoch < p.epochs:
+                continue
+            exact, confidence = self._score(images, labels)
+            log[-1]["exact_match"] = exact
+            if (exact, confidence) > best:
+                best, kept = (exact, confidence), copy.deepcopy(self.net.state_dict())
+            if progress(epoch, exact):
+                break
+        self.net.load_state_dict(kept)
+        return log
+
+    def _epoch(self, lines: list[Line], optimiser: Any, schedule: Any) -> float:
+        self.net.train()
+        total = 0.0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.draw)))  # dropout draws from the global generator
+            for part in self._batches(lines):
+                x = augmented(_padded([image for image, _ in part]), self.augment, self.draw)
+                log_NTC = self.net(x)
+                lengths = torch.full((len(part),), log_NTC.shape[1])
+                targets = torch.tensor([c for _, codes in part for c in codes])
+                sizes = torch.tensor([len(codes) for _, codes in part])
+                loss = functional.ctc_loss(log_NTC.transpose(0, 1), targets, lengths, sizes, zero_infinity=True)
+                optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+                optimiser.step()
+                schedule.step()
+                total += loss.item() * len(part)
+        return total / len(lines)
+
+    def _batches(self, lines: list[Line]) -> Iterator[list[Line]]:
+        """Yield batches of lines of similar width, in random order: little padding, and every epoch another mix."""
+        order = torch.randperm(len(lines), generator=self.draw).tolist()
+        order.sort(key=lambda index: lines[index][0].shape[1])  # stable: equal widths stay shuffled
+        parts = [order[start : start + self.params.batch] for start in range(0, len(order), self.params.batch)]
+        for index in torch.randperm(len(parts), generator=self.draw).tolist():
+            yield [lines[i] for i in parts[index]]
+
+    def _score(self, images: list[Float32], labels: list[Any]) -> tuple[float, float]:
+        """Return the share of lines read right, and the mean confidence in them, which breaks ties."""
+        self.net.eval()
+        answers: list[Answer] = TextLineModel(self.task, self.rule.model_dump(), _in_memory(self.net)).read(images)
+        right = [answer.confidence for answer, label in zip(answers, labels, strict=True) if answer.label == label]
+        return len(right) / len(labels), sum(right) / len(labels)
+
+
+def _images(rows: Rows, rule: Pixels) -> list[Float32]:
+    return [pixels_of(image, rule) for image in rows.columns["image"]]
+
+
+def _padded(images: Sequence[Float32]) -> Tensor:
+    widest = max(image.shape[1] for image in images)
+    return torch.from_numpy(np.stack([np.pad(image, ((0, 0), (0, widest - image.shape[1]))) for image in images]))[:, None]
+
+
+def _in_memory(net: Crnn) -> Scores:
+    def scores(x: Float32) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            log_NTC: NDArray[np.float64] = net(torch.from_numpy(x)).double().numpy()
+            return log_NTC
+
+    return scores
+
+
+def _check_equal(net: Crnn, weights: bytes, images: Sequence[Float32]) -> None:
+    """Refuse an export that answers differently from the network it was made from, at several batch sizes and widths."""
+    ours, theirs = _in_memory(net), load_onnx(weights)
+    for extra in (0, 8):
+        for x in (_padded(images[:1]).numpy(), _padded(images).numpy()):
+            x = np.pad(x, ((0, 0), (0, 0), (0, 0), (0, extra)))
+            difference = float(np.abs(np.exp(ours(x)) - np.exp(theirs(x))).max())
+            if difference > _LARGEST_DIFFERENCE:
+                raise IntegrityError(f"the ONNX export differs from the network by {difference}", do="report this: the model is not saved")
+
+
+LEARNER = _Crnn()

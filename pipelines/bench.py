@@ -1,0 +1,160 @@
+"""`atlas bench`: each case measures the real thing beside a rival or a limit, in the same run, and yields one row."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.core.errors import ConfigError, nearest
+from components.core.ledger import Ledger
+from components.core.settings import Settings
+from pipelines import scenario, stack
+from pipelines.graph import Graph
+from pipelines.local import run_local
+from pipelines.loop import build
+
+__all__ = ["run"]
+
+Row = dict[str, Any]
+SMALL: dict[str, dict[str, Any]] = {
+    "automl": {"trials": 2, "learners": ["lightgbm"]},
+    "evaluate": {"bootstrap": 200, "gate": {"floor": 0.4, "max_latency_ms": 5000}},
+}
+FACTS = {"airflow_task_s": 1.1, "kfp_step_s": 0.16, "airflow_event_s": 1.9}
+"""Measured before ATLAS existed, on such a machine: Airflow's task in a chain, kfp.local's step, a file drop until its task is done."""
+
+
+def run(name: str, *, quick: bool) -> Iterator[Row]:
+    """Yield the rows of one benchmark as they are measured.
+
+    Raises:
+        ConfigError: There is no such benchmark.
+    """
+    benches: dict[str, Callable[[bool], Iterator[Row]]] = {"loop": _loop}
+    if name not in benches:
+        raise ConfigError(f"there is no benchmark '{name}'", do=nearest(name, benches))
+    return benches[name](quick)
+
+
+def _loop(quick: bool) -> Iterator[Row]:
+    """Turn the credit loop once (small search), then measure everything around the steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _fresh(Path(folder))
+        graph = build(scenario.find("credit", settings, SMALL))
+        run_local(graph, run_id="bench", settings=settings)
+        yield _rerun(graph, settings)
+        ours = _processes(graph, settings)
+        yield _row("a step's process, local engine", ours, "s", "limit", 0.1, "<=")
+        yield _row("a step's process, local engine", ours, "s", "facts: kfp.local, a step", FACTS["kfp_step_s"], "<=")
+        theirs = _kubeflow(graph, settings)
+        yield _row("a step, Kubeflow's local runner", theirs, "s", "facts: Airflow, a task in a chain", FACTS["airflow_task_s"], "<=")
+        yield from _rollback(graph, settings)
+        yield from _events(settings, 6 if quick else 20)
+
+
+def _fresh(folder: Path) -> Settings:
+    home = folder / "atlas"
+    (home / "scenarios").mkdir(parents=True)
+    return replace(Settings.from_env(), home=home, ledger=f"sqlite:///{home / 'ledger.db'}", store=str(home / "store"), scenarios=None)
+
+
+def _rerun(graph: Graph, settings: Settings) -> Row:
+    took = [_timed(lambda: run_local(graph, run_id="bench", settings=settings)) for _ in range(5)]
+    return _row("an unchanged re-run of the whole loop", statistics.median(took), "s", "limit", 1.0, "<=")
+
+
+def _processes(graph: Graph, settings: Settings) -> float:
+    """Seconds a step costs when its result is reused in its own process: fork, kernel, lease, key, store."""
+    outputs = run_local(graph, run_id="bench", settings=settings)
+    lines = []
+    for node in graph.nodes:
+        argv = [node.name, "--params", f"@{settings.home / 'runs' / 'bench' / f'{node.name}.params.json'}", "--run-id", "bench"]
+        for port, edge in node.inputs.items():
+            argv += ["--in", f"{port}={outputs[edge.node][edge.port].ref}"]
+        lines.append(argv)
+    env = os.environ | settings.env()
+    command = [sys.executable, "-m", "components", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as server:
+        took = []
+        for argv in [lines[0], *lines]:
+            began = time.monotonic()
+            code = _ask(server, json.dumps({"argv": argv, "log": os.devnull}))
+            if code != "0":
+                raise ConfigError(f"step {argv[0]} ended with {code} in the benchmark", do="run the loop once by hand")
+            took.append(time.monotonic() - began)
+    return statistics.median(took[1:])
+
+
+def _ask(server: subprocess.Popen[str], line: str) -> str:
+    if server.stdin is None or server.stdout is None:
+        return "no pipes"
+    server.stdin.write(line + "\n")
+    server.stdin.flush()
+    return server.stdout.readline().strip()
+
+
+def _kubeflow(graph: Graph, settings: Settings) -> float:
+    from pipelines.to_kfp import run_local as run_kfp
+
+    return _timed(lambda: run_kfp(graph, run_id="bench", settings=settings)) / len(graph.nodes)
+
+
+def _rollback(graph: Graph, settings: Settings) -> Iterator[Row]:
+    """A second deployment of another model, then the pointer back; as a user does it, process and all, and the call alone."""
+    run_local(_other_model(graph, settings), run_id="bench-2", settings=settings)
+    with Ledger.open(settings.ledger) as ledger:
+        if len(ledger.deployments("credit")) < 2:
+            raise ConfigError("the benchmark's second model was not deployed", do="see its report: atlas report credit")
+        yield _row("rollback, the ledger's call", _timed(lambda: ledger.rollback("credit")), "s", "limit", 1.0, "<=")
+    command = [sys.executable, "-m", "pipelines.cli", "rollback", "credit"]
+    whole = _timed(lambda: subprocess.run(command, check=True, capture_output=True, env=os.environ | settings.env()))
+    yield _row("rollback, `atlas rollback` as a process", whole, "s", "none: an interpreter's start is in it", None, "")
+
+
+def _other_model(graph: Graph, settings: Settings) -> Graph:
+    changes = {**SMALL, "ingest": {"mode": "always"}, "train": {"seed": 1}}
+    changes["evaluate"] = {**SMALL["evaluate"], "gate": {"floor": 0.4, "max_loss": 1.0, "max_slice_loss": 1.0, "max_latency_ms": 5000}}
+    return build(scenario.find("credit", settings, changes))
+
+
+def _events(settings: Settings, events: int) -> Iterator[Row]:
+    """Feedback until a run of atlas_loop has started, on a real Airflow of its own."""
+    from pipelines.to_airflow.api import Airflow
+    from pipelines.to_airflow.latency import measure, write_probes
+
+    probes = write_probes(settings.home / "scenarios")
+    stack.start_airflow(settings)
+    try:
+        url = stack.wait_for_airflow(settings)
+        with Ledger.open(settings.ledger) as ledger, closing(Airflow.of(settings, url)) as airflow:
+            measure(airflow, ledger, probes, 2)  # the first runs also wait for the DAGs to be read
+            latency = measure(airflow, ledger, probes, events)
+    finally:
+        stack.down(settings)
+    rival = "facts: Airflow, file drop -> task done"
+    yield _row("bad case -> loop run started, p50", latency.at(0.5), "s", rival, FACTS["airflow_event_s"], "<=")
+    yield _row("bad case -> loop run started, p95", latency.at(0.95), "s", "limit", 5.0, "<=")
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+def _row(case: str, ours: float, unit: str, against: str, theirs: float | None, goal: str) -> Row:
+    holds = None if theirs is None else ours <= theirs
+    ratio = None if not theirs else ours / theirs
+    numbers = {"ours": round(ours, 4), "theirs": theirs, "ratio": ratio and round(ratio, 3)}
+    known = {"goal": goal, "holds": holds, "seed": 0, "device": f"{os.cpu_count()} cores"}
+    return {"case": case, "unit": unit, "against": against, **numbers, **known}

@@ -1,0 +1,164 @@
+"""What people look at in the terminal: progress, tables, places."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+from components.core.errors import NothingToDo
+from components.core.ledger import Ledger
+from components.core.store import ArtifactStore
+from pipelines.local import StepReport
+
+__all__ = ["Progress", "bench", "outcome", "places", "reports", "short", "status"]
+
+_PAGES = {"evaluate": "report.html", "automl": "report.html", "validate": "report.html"}
+
+
+def short(ref: str | None) -> str:
+    """Return a reference short enough for a table."""
+    return "-" if ref is None else f"{ref.partition('/')[0]}/{ref.partition('/')[2][:12]}"
+
+
+class Progress:
+    """A live table with a row a step; give it to `run_local` as `on_step`."""
+
+    def __init__(self, console: Console, steps: Iterable[str]) -> None:
+        self._reports: dict[str, StepReport | None] = dict.fromkeys(steps)
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=not console.is_terminal)
+        self._console = console
+
+    def __call__(self, report: StepReport) -> None:
+        self._reports[report.step] = report
+        if not self._console.is_terminal and report.state != "started":
+            self._console.print(f"{report.step:<12} {report.state:<8} {report.seconds:6.2f} s  {_facts(report)}", highlight=False)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def _render(self) -> Table:
+        table = Table(box=None, padding=(0, 2))
+        for column in ("step", "state", "seconds", "result"):
+            table.add_column(column, justify="right" if column == "seconds" else "left")
+        for step, report in self._reports.items():
+            if report is None:
+                table.add_row(step, "[dim]waits[/]")
+            elif report.state == "started":
+                table.add_row(step, Spinner("dots", "runs"))
+            else:
+                table.add_row(step, report.state, f"{report.seconds:.2f}", _facts(report))
+        return table
+
+
+def _facts(report: StepReport) -> str:
+    """Return the few metadata of a step's outputs that a person wants to see."""
+    wanted = ("rows", "claimed", "quarantined", "held", "learner", "score", "bytes", "accepted", "seq")
+    found = {key: value for artifact in report.outputs.values() for key, value in artifact.metadata.items() if key in wanted}
+    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
+
+
+def outcome(console: Console, ledger: Ledger, store: ArtifactStore, scenario: str, run_id: str) -> None:
+    """Say how a run ended: the gate's rules, what serves now, where the report is."""
+    made = ledger.outputs(run_id)
+    if "evaluate" in made:
+        blessing = json.loads((store.fetch(made["evaluate"]["blessing"]) / "blessing.json").read_text())
+        console.print(gate_table(blessing))
+    champion = ledger.champion(scenario)
+    if champion is not None:
+        console.print(f"serving: deployment {champion.seq}, {short(champion.model)}")
+    if "evaluate" in made:
+        reports(console, ledger, store, scenario, run_id)
+
+
+def gate_table(blessing: Mapping[str, Any]) -> Table:
+    """Return the gate's rules, each with its numbers."""
+    table = Table(title="accepted" if blessing["accepted"] else "refused", title_style="bold green" if blessing["accepted"] else "bold red")
+    for column in ("rule", "", "value", "limit", "interval"):
+        table.add_column(column, justify="right" if column in ("value", "limit") else "left")
+    for rule in blessing["rules"]:
+        interval = "" if rule.get("low") is None else f"{rule['low']:.4g} … {rule['high']:.4g}"
+        verdict = "[green]ok[/]" if rule["passed"] else "[red]no[/]"
+        table.add_row(rule["name"], verdict, _number(rule["value"]), _number(rule["limit"]), interval)
+    return table
+
+
+def status(console: Console, ledger: Ledger, scenarios: Sequence[str]) -> None:
+    """Show one row a scenario."""
+    table = Table()
+    for column in ("scenario", "serves", "since", "cases", "to do", "held by", "last run"):
+        table.add_column(column)
+    for name in scenarios:
+        champion, work, runs = ledger.champion(name), ledger.work(name), ledger.runs(name)
+        last = max(runs, key=lambda run: run.started_at, default=None)
+        cases = ", ".join(f"{count} {state}" for state, count in sorted(ledger.counts(name).items()))
+        table.add_row(
+            name,
+            f"#{champion.seq} {short(champion.model)}" if champion else "nothing: atlas run " + name,
+            f"{champion.created_at:%Y-%m-%d %H:%M}" if champion else "-",
+            cases or "none",
+            str(work.claimable) + (" + an unfinished version" if work.unfinished else ""),
+            work.holder or "-",
+            f"{last.state} ({last.engine}) {last.run_id}" if last else "-",
+        )
+    console.print(table)
+
+
+def reports(console: Console, ledger: Ledger, store: ArtifactStore, scenario: str, run_id: str | None) -> None:
+    """Print where a run's pages are.
+
+    Raises:
+        NothingToDo: No run of the scenario has made one.
+    """
+    runs = [run_id] if run_id else [run.run_id for run in sorted(ledger.runs(scenario), key=lambda run: run.started_at, reverse=True)]
+    for candidate in runs:
+        made = ledger.outputs(candidate)
+        found = {step: made[step]["report"] for step in _PAGES if "report" in made.get(step, {})}
+        if not found:
+            continue
+        for step, ref in found.items():
+            console.print(f"{step}: {store.fetch(ref) / 'observed' / _PAGES[step]}", soft_wrap=True, highlight=False)
+        return
+    raise NothingToDo(f"no run of {scenario} has made a report", do=f"atlas run {scenario}")
+
+
+def places(console: Console, found: Mapping[str, str]) -> None:
+    """Print what runs, and where."""
+    table = Table(title="running")
+    table.add_column("what")
+    table.add_column("where", overflow="fold")
+    for what, where in found.items():
+        table.add_row(what, where)
+    console.print(table)
+
+
+def bench(console: Console, rows: Iterable[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print measurements as they come: JSON lines, or one table."""
+    table = Table()
+    columns = ("case", "ours", "unit", "against", "theirs", "ratio", "goal", "holds")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        if as_json:
+            console.print(json.dumps(row), soft_wrap=True, highlight=False, markup=False)
+        table.add_row(*(_number(row.get(column)) for column in columns))
+    if not as_json:
+        console.print(table)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "NO", None: "-"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
