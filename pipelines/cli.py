@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Annotated
@@ -196,12 +197,24 @@ def release(name: ScenarioName) -> None:
 
 @app.command()
 def profile(
-    table: Annotated[Path, typer.Argument(help="a Parquet file")],
+    name: ScenarioName,
     to: Annotated[Path | None, typer.Option(help="where to write the suite; default: standard output")] = None,
 ) -> None:
-    """Draft a Great Expectations suite from data, to be read and edited."""
-    line = [sys.executable, "-m", "components.validate.profile", str(table), *(["--to", str(to)] if to else [])]
-    code = subprocess.run(line, check=False).returncode
+    """Draft a Great Expectations suite from a scenario's base annotations, to be read and edited."""
+    settings = Settings.from_env()
+    no_suite_yet = {"validate": {"suite": {"name": name, "expectations": []}}}
+    chosen = scenario.find(name, settings, no_suite_yet)
+    with tempfile.TemporaryDirectory() as folder:
+        table, params = Path(folder) / "rows.parquet", Path(folder) / "params.json"
+        params.write_text(json.dumps(chosen.params("ingest")))
+        _module("components.ingest.preview", "--params", f"@{params}", "--out", str(table))
+        task = json.dumps(chosen.task.model_dump(mode="json"))
+        _module("components.validate.profile", "--task", task, "--table", str(table), "--name", name, *(["--out", str(to)] if to else []))
+
+
+def _module(module: str, *words: str) -> None:
+    """Run a step's helper in a process of its own: this one stays free of the heavy libraries."""
+    code = subprocess.run([sys.executable, "-m", module, *words], check=False, env=os.environ | Settings.from_env().env()).returncode
     if code:
         raise typer.Exit(code)
 
@@ -240,3 +253,5 @@ def bench(
     show.bench(console, benches.run(name, quick=quick), as_json=as_json)
 
 
+if __name__ == "__main__":
+    main()

@@ -140,7 +140,7 @@ def _stopped_at_the_end(settings: Settings, keep: bool) -> Iterator[None]:
 
 
 def _lines(digits: tuple[int, int], count: int, *, seed: int) -> list[Line]:
-    table = compose(first=digits[0], last=digits[1], strings=count, length=(5, 5), seed=seed)
+    table = compose(first=digits[0], last=digits[1], strings=count, length=(5, 5), block=5, seed=seed)
     return [
         Line({"image": base64.b64encode(row["image"]).decode(), "group": row["_group"]}, row["_label"])
         for row in table.select(["image", "_group", "_label"]).to_pylist()
@@ -170,7 +170,7 @@ def _report_mistakes(url: str, lines: Sequence[Line]) -> int:
         wrong = [(p, line) for p, line in zip(_predict(client, lines), lines, strict=True) if p["label"] != line.truth]
 
         def report(pair: tuple[dict[str, Any], Line]) -> None:
-            body = {"prediction_id": pair[0]["id"], "label": pair[1].truth}
+            body = {"prediction_id": pair[0]["prediction_id"], "label": pair[1].truth}
             client.post("/feedback", json=body, headers=headers).raise_for_status()
 
         list(pool.map(report, wrong))
@@ -216,8 +216,11 @@ def _table(before: float, after: float, counts: Mapping[Any, int], steady: Stead
     for column in ("before", "after"):
         table.add_column(column, justify="right")
     table.add_row("lines of unseen writers read without an error", f"{before:.1%}", f"{after:.1%}")
-    table.add_row("bad cases fixed (verified and closed)", "0", str(counts.get("closed", 0)))
-    table.add_row("bad cases still wrong or not yet merged", "", str(sum(n for state, n in counts.items() if state != "closed")))
+    table.add_row("bad cases fixed (verified and closed)", "0", str(counts["closed"]))
+    table.add_row("bad cases merged, still wrong", "", str(counts["merged"]))
+    table.add_row("bad cases labelled since, for the next turn", "", str(counts["labelled"]))
+    table.add_row("closed cases lost", "", str(counts["reopened"]))
+    table.add_row("unsure answers captured, waiting for a label", "", str(counts["open"]))
     table.add_row("requests sent while the model was replaced", "", str(steady.sent))
     table.add_row("requests failed", "", str(steady.failed))
     table.add_row("models that answered them", "", str(len(steady.models)))

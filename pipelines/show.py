@@ -74,8 +74,9 @@ def outcome(console: Console, ledger: Ledger, store: ArtifactStore, scenario: st
     """Say how a run ended: the gate's rules, what serves now, where the report is."""
     made = ledger.outputs(run_id)
     if "evaluate" in made:
-        blessing = json.loads((store.fetch(made["evaluate"]["blessing"]) / "blessing.json").read_text())
-        console.print(gate_table(blessing))
+        folder = store.fetch(made["evaluate"]["blessing"])
+        latency = json.loads((folder / "observed" / "latency.json").read_text())
+        console.print(gate_table(json.loads((folder / "blessing.json").read_text()), latency))
     champion = ledger.champion(scenario)
     if champion is not None:
         console.print(f"serving: deployment {champion.seq}, {short(champion.model)}")
@@ -83,15 +84,16 @@ def outcome(console: Console, ledger: Ledger, store: ArtifactStore, scenario: st
         reports(console, ledger, store, scenario, run_id)
 
 
-def gate_table(blessing: Mapping[str, Any]) -> Table:
-    """Return the gate's rules, each with its numbers."""
+def gate_table(blessing: Mapping[str, Any], latency: Mapping[str, Any]) -> Table:
+    """Return the gate's rules, each with its numbers; the latency was observed, so it stands beside the blessing."""
     table = Table(title="accepted" if blessing["accepted"] else "refused", title_style="bold green" if blessing["accepted"] else "bold red")
     for column in ("rule", "", "value", "limit", "interval"):
         table.add_column(column, justify="right" if column in ("value", "limit") else "left")
     for rule in blessing["rules"]:
         interval = "" if rule.get("low") is None else f"{rule['low']:.4g} … {rule['high']:.4g}"
         verdict = "[green]ok[/]" if rule["passed"] else "[red]no[/]"
-        table.add_row(rule["name"], verdict, _number(rule["value"]), _number(rule["limit"]), interval)
+        value = latency["challenger"]["p99_ms"] if rule["name"] == "latency" else rule["value"]
+        table.add_row(rule["name"], verdict, _number(value), _number(rule["limit"]), interval)
     return table
 
 

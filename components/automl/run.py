@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from components.automl.genesis.page import page
+from components.automl.genesis.ranking import ranking
 from components.automl.genesis.search import Budget, Configuration, Objective, Outcome, Report, search
+from components.automl.genesis.space import Space
 from components.automl.genesis.storage import open_study
 from components.automl.spec import Params
 from components.core.artifacts import OBSERVED, digest_of
@@ -43,8 +45,10 @@ def run(ctx: Context, params: Params) -> None:
     journal = ctx.settings.home / "studies" / f"{_key(ctx, params, champion)}.journal"
     with open_study(journal, maximize=params.task.higher_is_better) as study:
         budget = Budget(params.trials, params.budget_s)
-        names = tuple(entry.name for entry in found)
-        outcome = search(study, _objective(data, params.seed), known, names, budget=budget, seed=params.seed, rungs=rungs)
+        space = Space(tuple(entry.name for entry in found), ranking(data, params.seed))
+        outcome = search(
+            study, _objective(data, params.seed), known, space, budget=budget, seed=params.seed, rungs=rungs, perfect=_perfect(params.task)
+        )
     recipe = _recipe(outcome, params)
     write_recipe(recipe, ctx.out("recipe"))
     ctx.note("recipe", learner=recipe.learner, metric=recipe.metric, score=recipe.score)
@@ -83,7 +87,8 @@ def _objective(data: Data, seed: int) -> Objective:
 
         def progress(epoch: int, value: float) -> bool:
             report(epoch, value)
-            return False
+            # The best epoch is kept, so a line reader that read every line needs no further one to be judged.
+            return data.task.kind == "text_line" and value == _perfect(data.task)
 
         _, predictor = fit(data, recipe, seed=seed, progress=progress)
         figures = score(data.task, data.validation.labels, predictor.predict(data.validation.mappings()))
@@ -109,6 +114,10 @@ def _as_recipe(configuration: Configuration, task: Task, seed: int) -> Recipe:
 
 def _search_epochs(epochs: int) -> int:
     return max(1, math.ceil(epochs * _SEARCH_EPOCHS))
+
+
+def _perfect(task: Task) -> float:
+    return 1.0 if task.higher_is_better else 0.0
 
 
 def _rungs(task: Task, found: list[Learner]) -> frozenset[int]:

@@ -6,7 +6,7 @@ A figure is rounded before it is compared, so what the page shows is what was de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ class Facts:
         groups: Groups among them.
         score: The challenger's figure there.
         gain: Challenger against champion there, positive is better; None when no champion serves.
+        guards: The gain of each metric that `gate.guards` names; empty when no champion serves.
         mistakes: The champion's mistakes on the case holdout.
         fixed: Share of them that the challenger gets right; None when there are none, or no champion.
         closed: Closed cases that were evaluated.
@@ -72,6 +73,7 @@ class Facts:
     groups: int
     score: Interval
     gain: Interval | None
+    guards: Mapping[str, Interval]
     mistakes: int
     fixed: Interval | None
     closed: int
@@ -167,6 +169,22 @@ def loss(gate: Gate, facts: Facts) -> Verdict:
     return Verdict("loss", passed, value, gate.max_loss, low, high, detail)
 
 
+def guards(gate: Gate, facts: Facts) -> Verdict:
+    """Other metrics may not be lost for the sake of the deciding one: of each, the gain's lower bound must not lie below its budget."""
+    known = {name: gain for name, gain in facts.guards.items() if gain.known}
+    if not known:
+        why = "no other metric is guarded" if not gate.guards else "no model serves yet" if facts.gain is None else "nothing is measurable"
+        return Verdict("guards", True, None, None, None, None, f"{why}: there is nothing to compare")
+    worst = min(known, key=lambda name: (known[name].low + gate.guards[name], name))
+    value, low, high = _three(known[worst])
+    limit = gate.guards[worst]
+    passed = low is not None and low >= -limit
+    detail = f"{worst} gains {_signed(value)}, {_signed(low)} at worst; a loss of {limit:g} is allowed"
+    if not passed:
+        detail += f" -> look at {worst} in the report: do the cases distort the data? or raise evaluate.gate.guards.{worst}"
+    return Verdict("guards", passed, value, limit, low, high, detail)
+
+
 def cases_fixed(gate: Gate, facts: Facts) -> Verdict:
     """Of the champion's mistakes on cases that never train, a share must be right now."""
     if facts.fixed is None or facts.mistakes == 0:
@@ -230,7 +248,7 @@ def size(gate: Gate, facts: Facts) -> Verdict:
     return Verdict("size", passed, value, gate.max_size_mb, None, None, detail + do)
 
 
-RULES: tuple[Callable[[Gate, Facts], Verdict], ...] = (measurable, floor, loss, cases_fixed, closed_lost, slices, latency, size)
+RULES: tuple[Callable[[Gate, Facts], Verdict], ...] = (measurable, floor, loss, guards, cases_fixed, closed_lost, slices, latency, size)
 
 
 def _three(interval: Interval) -> tuple[float | None, float | None, float | None]:

@@ -86,7 +86,7 @@ def _metrics(report: Mapping[str, Any]) -> tuple[str, str]:
         for metric, f in figures.items():
             old = f["champion"] if f["champion"] and f["champion"][0] is not None else None
             marks = [_mark(f["challenger"], "after"), *([_mark(old, "before")] if old else [])]
-            better = " (lower is better)" if metric in report["lower_is_better"] else ""
+            better = " ↓" if metric in report["lower_is_better"] else ""
             lines.append((metric + better, marks, _change(f["champion"], f["challenger"])))
         parts.append(f"<figure><figcaption>{caption}</figcaption>{forest(lines)}</figure>")
     return "Before and after", f"{_legend(report['models']['champion'] is not None)}<div class='columns'>{''.join(parts)}</div>"
@@ -162,7 +162,7 @@ def _mistakes(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         plots = [_curves(after, before, "calibration", "predicted", "observed", "predicted probability", "observed share")]
         if after["roc"]:
             plots.append(_curves(after, before, "roc", "fpr", "tpr", "false positive rate", "true positive rate"))
-        found.append(("Calibration and ROC", f"{_legend(before is not None)}<div class='pair'>{''.join(plots)}</div>"))
+        found.append(("Calibration and ROC", f"<div class='pair'>{''.join(plots)}</div>"))
     if scatter := after.get("scatter"):
         values = [x for pair in scatter for x in pair]
         low, span = min(values, default=0), (max(values, default=1) - min(values, default=0)) or 1
@@ -212,7 +212,7 @@ def _tone(gain: Sequence[float | None]) -> str:
 
 def _legend(both: bool) -> str:
     before = "<span class='key before'></span>before (champion)" if both else ""
-    return f"<p class='legend'>{before}<span class='key after'></span>after (challenger)</p>"
+    return f"<p class='legend'>{before}<span class='key after'></span>after (challenger) · ↓ lower is better</p>"
 
 
 def _number(value: float | None) -> str:

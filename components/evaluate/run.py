@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from components.core.artifacts import MANIFEST, OBSERVED, canonical
 from components.core.contract import Context
-from components.core.errors import DataError
+from components.core.errors import ConfigError, DataError, nearest
 from components.core.params import TextLine
 from components.evaluate import latency, page
 from components.evaluate.compare import Comparison, Resampling
@@ -20,7 +20,7 @@ from components.evaluate.gate import Facts, Slice, judge
 from components.evaluate.report import metrics_json, report
 from components.evaluate.rows import Rows, evaluated, evaluation_set, read_table
 from components.evaluate.slices import slice_names, slice_rows
-from components.evaluate.spec import Params
+from components.evaluate.spec import Gate, Params
 from components.model import Answer, Predictor, load
 
 __all__ = ["run"]
@@ -34,7 +34,7 @@ def run(ctx: Context, params: Params) -> None:
 
     Raises:
         DataError: The dataset holds no row, or the champion can't read its rows.
-        ConfigError: A slice names an unknown column.
+        ConfigError: A slice names an unknown column, or a guard an unknown metric.
     """
     snapshot = json.loads((ctx.path("snapshot") / "snapshot.json").read_text())
     table = read_table(ctx.path("dataset"))
@@ -57,7 +57,7 @@ def run(ctx: Context, params: Params) -> None:
     slices = slice_rows(names, rows, np.flatnonzero(compared.fair), params.confidence, compared.gain)
     sample = _sample(table, rows, params)
     timings = {"challenger": latency.measure(challenger, sample)} | ({"champion": latency.measure(champion, sample)} if champion else {})
-    facts = _facts(compared, slices, timings["challenger"].p99_ms, _bytes(ctx.path("model")))
+    facts = _facts(params.gate, compared, slices, timings["challenger"].p99_ms, _bytes(ctx.path("model")))
     verdicts = judge(params.gate, facts)
 
     models = {"challenger": ctx.inputs["model"].ref, "champion": baseline}
@@ -92,8 +92,10 @@ def _champion_answers(champion: Predictor, rows: Rows, baseline: str) -> Sequenc
         ) from error
 
 
-def _facts(compared: Comparison, slices: tuple[Slice, ...], p99_ms: float, size_bytes: int) -> Facts:
+def _facts(gate: Gate, compared: Comparison, slices: tuple[Slice, ...], p99_ms: float, size_bytes: int) -> Facts:
     task, rows = compared.task, compared.rows
+    if unknown := sorted(set(gate.guards) - set(compared.verdict_figures)):
+        raise ConfigError(f"evaluate.gate.guards names '{unknown[0]}'", do=nearest(unknown[0], compared.verdict_figures))
     figure = compared.verdict_figures[task.metric]
     mistakes, fixed = compared.holdout()
     return Facts(
@@ -103,6 +105,7 @@ def _facts(compared: Comparison, slices: tuple[Slice, ...], p99_ms: float, size_
         groups=len({rows.groups[i] for i in compared.judged}),
         score=figure.challenger,
         gain=figure.gain,
+        guards={name: gain for name in gate.guards if (gain := compared.verdict_figures[name].gain) is not None},
         mistakes=mistakes,
         fixed=fixed,
         closed=len(compared.closed & {case for case in rows.cases if case}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from components.core.contract import Port, Resources, Spec
@@ -21,6 +23,8 @@ class Gate(Frozen):
         max_loss: On the judged rows the challenger must be shown to lose at most this against the champion: the lower
             confidence bound of its gain is at least `-max_loss`. With n rows on which the two disagree at a rate d, the bound of two equal
             models lies near `-2 * sqrt(d / n)`: a budget below that asks for a larger test split.
+        guards: Other metrics of the task -> the largest loss, in their units, judged like `max_loss`. A model that ranks as well as
+            before (auc) can still have lost its calibration (logloss), say by learning from outcome-selected cases.
         min_cases_fixed: Share of the champion's mistakes on the case holdout that the challenger must get right.
         max_closed_lost: Share of closed cases it may get wrong again.
         max_slice_loss: On no slice may the challenger be shown to lose more than this: the upper confidence bound of its gain
@@ -32,6 +36,7 @@ class Gate(Frozen):
 
     floor: float | None = None
     max_loss: float = Field(default=0.01, ge=0)
+    guards: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     min_cases_fixed: float = Field(default=0.0, ge=0, le=1)
     max_closed_lost: float = Field(default=0.0, ge=0, le=1)
     max_slice_loss: float = Field(default=0.1, ge=0)

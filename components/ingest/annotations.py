@@ -49,14 +49,14 @@ def base_rows(task: TextLine | Tabular, table: pa.Table) -> pa.Table:
     columns = {name: _typed(table[name], name, schema.field(name).type) for name in payload_columns(task)}
     label = table["_label"]
     if not isinstance(task, Tabular) or task.problem != "regression":
-        label = label.cast(pa.string())  # 0 and 1, or True and False, are classes too
+        label = _as_text(label, "_label")  # 0 and 1, or True and False, are classes too
     columns["_label"] = _typed(label, "_label", schema.field("_label").type)
     payload = pa.table({name: columns[name] for name in payload_columns(task)})
     ids = pa.array(_ids(task, payload), pa.string())
     count = table.num_rows
     columns |= {
         "_id": ids,
-        "_group": pc.coalesce(table["_group"].cast(pa.string()), ids) if "_group" in table.column_names else ids,
+        "_group": pc.coalesce(_as_text(table["_group"], "_group"), ids) if "_group" in table.column_names else ids,
         "_source": pa.array([BASE] * count, pa.string()),
         "_case": pa.nulls(count, pa.string()),
         "_reviewed": pa.array(np.zeros(count, bool)),
@@ -116,6 +116,13 @@ def _typed(column: pa.ChunkedArray, name: str, wanted: pa.DataType) -> pa.Chunke
             f"column '{name}' holds {given}, categories (text) are expected", do="declare it 'number' in task.features, or convert it"
         )
     return column.cast(wanted)
+
+
+def _as_text(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"column '{name}' holds {column.type}, which can't be read as text", do="convert it in the source") from error
 
 
 def check_labels(task: TextLine | Tabular, rows: pa.Table) -> None:

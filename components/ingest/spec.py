@@ -32,7 +32,7 @@ class Quota(Frozen):
 
 
 class Selection(Frozen):
-    """Dynamic sample matching: which rows take part. Claimed cases always do.
+    """Dynamic sample matching: which base rows take part. Cases always do.
 
     Attributes:
         where: SQL conditions over the dataset's columns, all of which must hold (DuckDB's syntax).

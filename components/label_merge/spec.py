@@ -13,7 +13,12 @@ __all__ = ["SPEC", "Params", "Splits"]
 
 
 class Splits(Frozen):
-    """Shares of the groups. `case_holdout` is the share of the cases' groups that never trains."""
+    """Shares of the groups, by a stable hash of `salt` and the group's key.
+
+    Attributes:
+        case_holdout: Share of the groups that hold cases alone which never trains. The others of them train or validate: `test`
+            is drawn from the base, because cases are what the champion got wrong.
+    """
 
     train: float = Field(0.7, gt=0, lt=1)
     validation: float = Field(0.15, gt=0, lt=1)

@@ -21,12 +21,14 @@ from components.core.params import Frozen, TextLine
 from components.model.answer import Answer
 from components.model.runtime import Float32, Scores
 
-__all__ = ["BLANK", "Pixels", "TextLineModel", "decode", "pixels_of", "posterior"]
+__all__ = ["BLANK", "Pixels", "TextLineModel", "decode", "pixels_of", "posterior", "size_of"]
 
 BLANK = 0
 _MAX_PIXELS = 1 << 24
 _BATCH = 64
 _FAINT = 0.05
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, *_BOMBS)
 Float64 = NDArray[np.float64]
 
 
@@ -56,15 +58,11 @@ def pixels_of(image: Any, rule: Pixels) -> Float32:
     Raises:
         DataError: The bytes are no PNG or JPEG, cut, or more than 16 megapixels.
     """
-    if not isinstance(image, bytes):
-        raise DataError(f"'image' is {type(image).__name__}, bytes are expected", do="give the bytes of a PNG or JPEG file")
-    try:
-        with Image.open(io.BytesIO(image), formats=("PNG", "JPEG")) as opened:
-            if opened.width * opened.height > _MAX_PIXELS:
-                raise DataError(f"the image has {opened.width} x {opened.height} pixels", do=f"send at most {_MAX_PIXELS} pixels")
+    with _opened(image) as opened:
+        try:
             grey = opened.convert("L")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image can't be decoded: {error}", do="send a whole PNG or JPEG file") from error
+        except (OSError, SyntaxError, ValueError) as error:
+            raise _undecodable(error) from error
     width = min(rule.max_width, max(1, round(grey.width * rule.height / grey.height)))
     scaled = grey if grey.size == (width, rule.height) else grey.resize((width, rule.height), Image.Resampling.BILINEAR)
     ink = np.asarray(scaled, dtype=np.float32) / np.float32(255)
@@ -75,6 +73,32 @@ def pixels_of(image: Any, rule: Pixels) -> Float32:
     ink = (ink - np.float32(low)) / np.float32(max(high - low, _FAINT))
     padded = max(rule.min_width, math.ceil(width / rule.multiple) * rule.multiple)
     return np.pad(ink, ((0, 0), (0, padded - width)))
+
+
+def size_of(image: Any) -> tuple[int, int]:
+    """Return an image's (width, height) in pixels, from its header.
+
+    Raises:
+        DataError: See `pixels_of`.
+    """
+    with _opened(image) as opened:
+        return opened.size
+
+
+def _opened(image: Any) -> Image.Image:
+    if not isinstance(image, bytes):
+        raise DataError(f"'image' is {type(image).__name__}, bytes are expected", do="give the bytes of a PNG or JPEG file")
+    try:
+        opened = Image.open(io.BytesIO(image), formats=("PNG", "JPEG"))
+    except _UNREADABLE as error:
+        raise _undecodable(error) from error
+    if opened.width * opened.height > _MAX_PIXELS:
+        raise DataError(f"the image has {opened.width} x {opened.height} pixels", do=f"send at most {_MAX_PIXELS} pixels")
+    return opened
+
+
+def _undecodable(error: Exception) -> DataError:
+    return DataError(f"the image can't be decoded: {error}", do="send a whole PNG or JPEG file")
 
 
 class TextLineModel:

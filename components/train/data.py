@@ -19,9 +19,11 @@ from components.core.params import Tabular, Task, TextLine
 from components.core.tables import DATA_FILE, payload_columns
 from components.model.predictor import column_values
 
-__all__ = ["Data", "Rows", "read_data"]
+__all__ = ["Data", "Rows", "check_enough", "read_data"]
 
 LEARNED_FROM = ("train", "validation")
+MIN_TRAIN = 10
+MIN_VALIDATION = 2
 _NEEDED = ("_id", "_label", "_split", "_source")
 
 
@@ -66,7 +68,7 @@ def read_data(folder: Path, task: Task, *, max_rows: int | None = None) -> Data:
         max_rows: At most this many training rows; which ones is decided by the hash of their ids.
 
     Raises:
-        DataError: A split is empty, a column is missing, or there is only one class to learn.
+        DataError: A column is missing.
     """
     wanted = payload_columns(task)
     path = folder / DATA_FILE
@@ -80,9 +82,7 @@ def read_data(folder: Path, task: Task, *, max_rows: int | None = None) -> Data:
     parts = {name: table.take(np.flatnonzero(splits == name)) for name in LEARNED_FROM}
     if max_rows is not None:
         parts["train"] = _sampled(parts["train"], max_rows)
-    data = Data(task, *(_rows(parts[name], wanted) for name in LEARNED_FROM))
-    _check_enough(data)
-    return data
+    return Data(task, *(_rows(parts[name], wanted) for name in LEARNED_FROM))
 
 
 def _sampled(table: pa.Table, rows: int) -> pa.Table:
@@ -97,10 +97,18 @@ def _rows(table: pa.Table, wanted: Sequence[str]) -> Rows:
     return Rows({name: column_values(table, name) for name in wanted}, table.column("_label").to_pylist(), dict(sorted(sources.items())))
 
 
-def _check_enough(data: Data) -> None:
-    for name, rows in (("train", data.train), ("validation", data.validation)):
-        if not len(rows):
-            raise DataError(f"the dataset has no {name} rows", do="add annotations, or raise that split's share in label_merge.splits")
+def check_enough(data: Data) -> None:
+    """Check that there is something to learn, and something to choose by.
+
+    Raises:
+        DataError: A split has too few rows, a label is outside the vocabulary, or all labels are the same.
+    """
+    for name, rows, least in (("train", data.train, MIN_TRAIN), ("validation", data.validation, MIN_VALIDATION)):
+        if len(rows) < least:
+            raise DataError(
+                f"the dataset has {len(rows)} {name} rows, at least {least} are needed",
+                do=f"add annotations, or raise the share of {name} in label_merge.splits",
+            )
     task = data.task
     if isinstance(task, Tabular) and task.problem != "regression":
         counts = Counter(data.train.labels)

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from components.core.errors import DataError
 from components.core.params import Frozen, Task
 from components.model.predictor import Predictor
-from components.train.data import Data
+from components.train.data import Data, check_enough
 from components.train.learners import Progress, Trained, learner, never
 from components.train.reproducible import reproducible
 
@@ -81,6 +81,7 @@ def fit(data: Data, recipe: Recipe, *, seed: int, progress: Progress = never) ->
     chosen = learner(recipe.learner)
     if not chosen.fits(data.task):
         raise DataError(f"learner '{recipe.learner}' can't learn a {data.task.kind} task", do="run automl for this scenario")
+    check_enough(data)
     with reproducible():
         trained = chosen.train(data, recipe.features, recipe.params, seed=seed, progress=progress)
     return trained, trained.predictor(data.task, recipe.learner)

@@ -142,7 +142,11 @@ class Airflow:
         return {task["task_id"]: task for task in found}
 
     def answer(self, run_id: str, option: str) -> None:
-        """Answer a loop run's approval: `Approve` or `Reject`."""
+        """Answer a loop run's approval: `Approve` or `Reject`.
+
+        Airflow 3.3.2 loses an answer that comes in the first second or so after the question (its executor's report that the
+        question was put arrives when the task already runs again); it then puts the question once more.
+        """
         self.call(
             "PATCH", f"/dags/{LOOP}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails", {"chosen_options": [option], "params_input": {}}
         )

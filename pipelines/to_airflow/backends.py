@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +106,7 @@ class Child:
     def wait(self, log: Callable[[str], None]) -> tuple[int, str]:
         """Hand each line to `log` while the step runs; return its exit code and its last line."""
         last = ""
+        threading.Thread(target=self._sweep, name="step-end", daemon=True).start()
         try:
             for line in self._process.stdout or ():
                 if line.strip():
@@ -117,14 +120,22 @@ class Child:
 
     def stop(self) -> None:
         """End the step and everything it started; a step that is gone already is fine."""
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            if self._process.poll() is not None:
-                return
+        if self._process.poll() is None:
+            self._signal(signal.SIGTERM)
             try:
-                os.killpg(self._process.pid, sign)
                 self._process.wait(GRACE_S)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+                self._process.wait()
+
+    def _sweep(self) -> None:
+        """When the step has ended, end what it left behind: a server of a killed step would hold the pipe, and so the task, open."""
+        self._process.wait()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, sign: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, sign)
 
 
 def _folders(settings: Settings) -> dict[str, bool]:

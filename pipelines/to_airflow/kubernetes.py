@@ -48,8 +48,9 @@ class PodStep(StepOperator, KubernetesPodOperator):  # type: ignore[misc]  # the
         KubernetesPodOperator.on_kill(self)
 
     def _exit_code(self) -> int:
-        pod = self.find_pod(self.namespace, context=None) if self.pod is None else self.pod
-        for status in (pod.status.container_statuses or []) if pod and pod.status else []:
-            if status.name == "base" and status.state.terminated:
-                return int(status.state.terminated.exit_code)
+        """Return the step's own exit code from the pod's last status; 1 when it never ran."""
+        status = self.remote_pod.status if self.remote_pod else None
+        for container in (status.container_statuses or []) if status else []:
+            if container.name == self.base_container_name and container.state and container.state.terminated:
+                return int(container.state.terminated.exit_code)
         return 1

@@ -54,7 +54,9 @@ def run_local(
         NothingToDo: There was no work, or another run holds the scenario.
         ContractError: A step refused its input.
         TryAgain: A step could not reach something, or was killed.
+        ConfigError: There is no container engine, or no image.
     """
+    chosen = _runner(runner, settings)
     folder = settings.home / "runs" / run_id
     root = settings.home / "kfp" / run_id
     shutil.rmtree(root, ignore_errors=True)  # an earlier attempt's; what its steps made is in the store
@@ -67,7 +69,7 @@ def run_local(
     try:
         with log.open("w") as file, contextlib.redirect_stdout(file), _quiet(), _containers_kept():
             pipeline = make_pipeline(graph, images=images or image_names(os.environ), env=env)
-            local.init(_runner(runner, settings), pipeline_root=str(root), workspace_root=str(root / "workspace"), raise_on_error=True)
+            local.init(chosen, pipeline_root=str(root), workspace_root=str(root / "workspace"), raise_on_error=True)
             pipeline()
     except Exception as error:  # kfp raises RuntimeError for a failed task; what failed lies beside the task's outputs
         failure = error
@@ -80,8 +82,14 @@ def run_local(
 def _runner(kind: str, settings: Settings) -> Any:
     if kind == "subprocess":
         return local.SubprocessRunner(use_venv=False)
+    import docker
+    from docker.errors import DockerException
     from docker.types import Mount
 
+    try:
+        docker.from_env().close()
+    except DockerException as error:
+        raise ConfigError(f"no container engine answers: {error}", do="start one, or set DOCKER_HOST") from error
     if "://" in settings.store:
         raise ConfigError(f"the containers can't see the store {settings.store}", do="use a folder as ATLAS_STORE")
     folders = {settings.home, Path(settings.store), *filter(None, (settings.data, settings.scenarios))}
@@ -110,6 +118,8 @@ def _raise_for(root: Path, log: Path, failure: Exception | None) -> None:
         if told["code"] < 0:
             raise TryAgain(f"step {told['step']} was killed", do=f"run again with the same run id; see {log}")
         raise kinds.get(told["code"], AtlasError)(f"{told['step']}: {message}", do=do or f"see {log}")
+    if isinstance(failure, AtlasError):
+        raise failure
     if failure is not None:
         raise AtlasError(f"Kubeflow's local runner failed: {failure}", do=f"see {log}") from failure
 

@@ -162,6 +162,15 @@ class LearnerContract:
         found = learner(self.name)
         assert json.dumps([found.features().model_dump(mode="json"), found.params().model_dump(mode="json")])
 
+    def test_too_little_to_learn_from_is_told(self) -> None:
+        task = self.tasks[0]
+        data = self.data(task)
+        none, few = (Rows({name: values[:n] for name, values in data.train.columns.items()}, data.train.labels[:n]) for n in (0, 9))
+        for bad in (Data(task, few, data.validation), Data(task, none, data.validation), Data(task, data.train, none)):
+            with pytest.raises(DataError, match="rows, at least") as caught:
+                fit(bad, self.recipe(task), seed=0)
+            assert "label_merge" in caught.value.do
+
     def test_fits_its_tasks_only(self) -> None:
         assert all(learner(self.name).fits(task) for task in self.tasks)
         other: Task = table_task("binary") if isinstance(self.tasks[0], TextLine) else TextLine()
@@ -242,9 +251,9 @@ class TestCrnn(LearnerContract):
 
     def test_images_too_short_for_their_text(self) -> None:
         task = self.tasks[0]
-        rows = text_rows(0, 50, 4)
+        rows = text_rows(0, 50, 12)
         with pytest.raises(AtlasError, match="long enough"):
-            fit(Data(task, Rows(rows.columns, ["11111111"] * 4), rows), self.recipe(task), seed=0)
+            fit(Data(task, Rows(rows.columns, ["11111111"] * 12), rows), self.recipe(task), seed=0)
 
     def test_the_convolutional_head(self) -> None:
         task = self.tasks[0]

@@ -46,6 +46,7 @@ def consume(url: str, kills: int, seed: int, done: Path) -> None:
     """Fork a consumer and, `kills` times, let it be killed at a seeded point and fork the next; then let one end by itself."""
     chance = random.Random(seed)
     killed, run = 0, 0
+    Ledger.open(url).close()  # imports the driver, once for all forks
     while True:
         fresh = chance.random() < 0.5  # else the engine starts the same run again
         run += fresh or run == 0

@@ -5,6 +5,7 @@ Needs a Docker-compatible socket and the images: `make test-containers` builds t
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -46,7 +47,9 @@ def engine() -> Iterator[Any]:
     from docker.errors import DockerException
 
     with pytest.MonkeyPatch.context() as patch:
-        if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists() and ENGINE_UP.exists():
+        if "DOCKER_HOST" not in os.environ and not Path("/var/run/docker.sock").exists():
+            if not ENGINE_UP.exists():
+                pytest.skip("there is no container engine: start Docker, or set DOCKER_HOST")
             told = subprocess.run([str(ENGINE_UP)], check=True, capture_output=True, text=True).stdout
             for name, value in re.findall(r"(DOCKER_HOST|CONTAINERS_CONF)=(\S+)", told):
                 patch.setenv(name, value)
@@ -136,6 +139,10 @@ def test_the_image_serves_the_champion(engine: Any, by_kubeflow: Settings) -> No
         "localhost/atlas-serve:latest",
         environment=by_kubeflow.env() | {"ATLAS_SCENARIO": "credit", "HOME": "/tmp"},
         user=f"{os.getuid()}:{os.getgid()}",
+        read_only=True,  # as the manifest in infra/k8s has it
+        tmpfs={"/tmp": ""},
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
         volumes={folder: {"bind": folder, "mode": "rw"}, str(by_kubeflow.scenarios): {"bind": str(by_kubeflow.scenarios), "mode": "ro"}},
         ports={"3000/tcp": ("127.0.0.1", port := _free_port())},
     )
@@ -146,6 +153,9 @@ def test_the_image_serves_the_champion(engine: Any, by_kubeflow: Settings) -> No
         columns = scenario.find("credit", by_kubeflow).task
         predicted = httpx.post(f"http://127.0.0.1:{port}/predict", json={"features": dict.fromkeys(columns.features)}, timeout=30)  # type: ignore[union-attr]
         assert predicted.status_code == 200, predicted.text
+        told = re.search(r"HEALTHCHECK .*\n +CMD (.*)", (ROOT / "infra" / "images" / "Dockerfile").read_text())
+        assert told is not None
+        assert container.exec_run(json.loads(told[1])).exit_code == 0
     finally:
         container.remove(force=True)
 
@@ -162,6 +172,41 @@ def test_no_image_runs_as_root_or_holds_what_is_not_code(engine: Any, name: str)
         container.remove(force=True)
     assert uid == "10001"
     assert rest == "['components', 'constraints.txt', 'dags', 'infra', 'pipelines', 'pyproject.toml', 'serving'] False"
+
+
+@pytest.mark.parametrize(("backend", "operator"), [("docker", "DockerStep"), ("kubernetes", "PodStep")])
+def test_the_airflow_image_holds_both_backends_and_no_kfp(engine: Any, backend: str, operator: str) -> None:
+    look = (
+        "import importlib.util, os; from pipelines.to_airflow.loop import loop_dag;"
+        "print(type(loop_dag(os.environ).get_task('train')).__name__, importlib.util.find_spec('kfp'), importlib.util.find_spec('torch'))"
+    )
+    environment = {"ATLAS_AIRFLOW_BACKEND": backend, "AIRFLOW_HOME": "/tmp/airflow"}
+    container = engine.containers.create("localhost/atlas-airflow:latest", ["python", "-c", look], environment=environment)
+    try:
+        container.start()
+        assert container.wait()["StatusCode"] == 0, container.logs().decode()[-2000:]
+        assert container.logs().decode().strip().splitlines()[-1] == f"{operator} None None"
+    finally:
+        container.remove(force=True)
+
+
+def test_the_airflow_image_comes_up(engine: Any, tmp_path: Path) -> None:
+    home = tmp_path / "atlas"
+    home.mkdir()
+    container = engine.containers.create(
+        "localhost/atlas-airflow:latest",
+        environment={"ATLAS_HOME": str(home), "HOME": "/tmp"},
+        user=f"{os.getuid()}:{os.getgid()}",
+        volumes={str(home): {"bind": str(home), "mode": "rw"}},
+        ports={"8080/tcp": ("127.0.0.1", port := _free_port())},
+    )
+    try:
+        container.start()
+        airflow = _airflow(Settings.from_env({"ATLAS_HOME": str(home)}), port)
+        assert airflow.healthy()
+        airflow.close()
+    finally:
+        container.remove(force=True)
 
 
 def _installation(folder: Path, scenarios: Path) -> Settings:

@@ -23,6 +23,8 @@ from components.core.items import item_from_bytes
 from components.core.ledger import Ledger, NewCase
 from components.core.settings import Settings
 from components.core.store import ArtifactStore, LocalStore
+from components.deploy.pack import bento_environment, pack
+from components.deploy.server import running
 
 _loader = SourceFileLoader("makers", str(Path(__file__).parents[1] / "makers.py"))
 makers = module_from_spec(spec_from_loader("makers", _loader))  # type: ignore[arg-type]
@@ -244,6 +246,23 @@ def test_a_server_that_is_not_ready_in_time_means_try_again(served: World) -> No
     champion = served.ledger.champion(NAME)
     assert champion is not None
     assert champion.seq == 1
+
+
+def test_a_server_that_ends_or_cannot_load_the_model_is_told_apart(world: World, tmp_path: Path) -> None:
+    model = makers.publish(world.store, "Model", lambda folder: makers.reader(folder))
+    home = world.settings.home
+    bento = pack(model, world.store.fetch(model.ref), NAME, TASK, work=tmp_path, home=home)
+    missing = f"Model/{'0' * 64}"
+    env = {**os.environ, **bento_environment(home), "ATLAS_HOME": str(tmp_path), "ATLAS_STORE": str(bento.source / "store")}
+    env["ATLAS_SCENARIO_JSON"] = f"@{bento.source / 'scenario.json'}"
+    for tag, pinned, error, why in (
+        (bento.tag, missing, Refused, f"can't load {missing}"),
+        ("atlas-none:1", model.ref, TryAgain, r"ended with 1; its last lines:\n.*atlas-none"),
+    ):
+        trial = running(tag, model=pinned, env=env | {"ATLAS_SERVE_MODEL": pinned}, cwd=tmp_path, log=tmp_path / "log", timeout_s=60)
+        with pytest.raises(error, match=f"(?s){why}"), trial:
+            pass
+    assert not _servers(str(home).encode())
 
 
 @pytest.mark.slow

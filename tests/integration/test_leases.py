@@ -95,7 +95,8 @@ def test_a_zombie_whose_successor_is_done_may_not_commit(url: str, ledger: Ledge
 
 def test_a_zombie_may_not_deploy(url: str, ledger: Ledger) -> None:
     zombie = asleep("deploy", url, "zombie")
-    assert start("deploy", url, "r2").wait(60) == 0  # takes the lease over, deploys, releases
+    successor = start("deploy", url, "r2")  # takes the lease over, deploys, releases
+    assert (successor.communicate(timeout=60)[0], successor.returncode) == ("", 0)
     before = ledger.champion("ocr")
     assert before is not None
     assert before.run_id == "r2"

@@ -183,3 +183,17 @@ def test_a_step_that_is_stopped_ends_with_everything_it_started(tmp_path: Path, 
     assert code < 0 or code == 64
     assert time.monotonic() - began < 15
     child.stop()  # once more does no harm
+
+
+def test_what_a_killed_step_left_behind_does_not_hold_the_task(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "components"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    server = "import subprocess, sys, os, signal; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    (package / "__main__.py").write_text(f"{server}; print('up', flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    call = ingest(tmp_path)
+    began = time.monotonic()
+    assert Child(call, settings, out_file(call, settings)).wait(lambda line: None) == (-9, "up")
+    assert time.monotonic() - began < 30

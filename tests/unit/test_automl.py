@@ -15,17 +15,21 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.automl.genesis.page import page
+from components.automl.genesis.ranking import ranking
 from components.automl.genesis.search import Budget, Configuration, Outcome, Report, Stopped, search, settled_trials
-from components.automl.genesis.space import SPACES, Choice
+from components.automl.genesis.space import SPACES, Choice, Real, Space, Weakest, Whole
 from components.automl.genesis.storage import open_study
 from components.core.artifacts import Artifact
 from components.core.errors import ConfigError, DataError, IntegrityError, TryAgain
+from components.core.params import Tabular
 from components.core.settings import Settings
 from components.core.step import execute
 from components.core.store import ArtifactStore, open_store
+from components.train.data import Data, Rows
 from components.train.learners import LEARNERS, learner
 from components.train.recipe import Recipe
 
@@ -57,7 +61,7 @@ def bowl(configuration: Configuration, report: Report) -> tuple[float, dict[str,
 
 def run_search(path: Path, trials: int, known: tuple[Configuration, ...] = (LEARNER,), **given: Any) -> Outcome:
     with open_study(path, maximize=True) as study:
-        return search(study, given.pop("objective", bowl), known, ("logistic",), budget=Budget(trials, 60), seed=0, **given)
+        return search(study, given.pop("objective", bowl), known, Space(("logistic",)), budget=Budget(trials, 60), seed=0, **given)
 
 
 class TestStep:
@@ -117,8 +121,8 @@ class TestStep:
         assert report["rows"] == {"train": 20, "validation": 15}
         assert out["recipe"].metadata["learner"] == "crnn"
         recipe = json.loads((store.fetch(out["recipe"].ref) / "recipe.json").read_text())
-        assert recipe["params"]["epochs"] == 30
-        assert [epoch for epoch, _ in report["trials"][0]["steps"]] == [8, 12]  # searched with half of them, rungs within
+        assert recipe["params"]["epochs"] == 20
+        assert [epoch for epoch, _ in report["trials"][0]["steps"]] == [5, 8]  # searched with half of them, rungs within
 
     def test_learners_that_do_not_fit(self, run_step: RunStep, store: ArtifactStore) -> None:
         inputs = {"dataset": loans(store), "snapshot": makers.snapshot(store, "demo")}
@@ -196,15 +200,15 @@ class TestSearch:
             return bowl(configuration, report)
 
         with open_study(tmp_path / "s", maximize=True) as study:
-            outcome = search(study, slow, [LEARNER], ("logistic",), budget=Budget(100, 0.22), seed=0)
+            outcome = search(study, slow, [LEARNER], Space(("logistic",)), budget=Budget(100, 0.22), seed=0)
         assert 1 <= len(outcome.trials) < 8
         with open_study(tmp_path / "t", maximize=True) as study:
-            assert len(search(study, slow, [LEARNER], ("logistic",), budget=Budget(100, 1e-9), seed=0).trials) == 1
+            assert len(search(study, slow, [LEARNER], Space(("logistic",)), budget=Budget(100, 1e-9), seed=0).trials) == 1
 
     def test_the_seed_decides(self, tmp_path: Path) -> None:
         def values(name: str, seed: int) -> list[float | None]:
             with open_study(tmp_path / name, maximize=True) as study:
-                outcome = search(study, bowl, [LEARNER], ("logistic",), budget=Budget(10, 60), seed=seed)
+                outcome = search(study, bowl, [LEARNER], Space(("logistic",)), budget=Budget(10, 60), seed=seed)
             return [trial.value for trial in outcome.trials]
 
         assert values("a", 1) == values("b", 1) != values("c", 2)
@@ -242,6 +246,10 @@ class TestSearch:
         assert {"failed", "done"} <= {trial.state for trial in outcome.trials}
         assert len(outcome.trials) == 8
 
+    def test_nothing_better_than_perfect_is_looked_for(self, tmp_path: Path) -> None:
+        perfect = Configuration("logistic", {}, {"strength": 1e-3}, "default")
+        assert len(run_search(tmp_path / "s", 20, (LEARNER, perfect), perfect=0.0).trials) == 2
+
     def test_a_first_trial_that_fails_ends_the_search(self, tmp_path: Path) -> None:
         def broken(configuration: Configuration, report: Report) -> tuple[float, dict[str, float | None]]:
             raise IntegrityError("the data are no data")
@@ -271,8 +279,37 @@ def test_every_dimension_is_an_option_of_its_learner() -> None:
         assert set(space["params"]) <= set(found.params.model_fields)
         for part, model in (("features", found.features), ("params", found.params)):
             for end in (0, -1):
-                values = {key: (d.options if isinstance(d, Choice) else (d.low, d.high))[end] for key, d in space[part].items()}
-                model.model_validate(values)
+                model.model_validate({key: _ends(d)[end] for key, d in space[part].items()})
+
+
+def _ends(dimension: Real | Whole | Choice | Weakest) -> tuple[Any, ...]:
+    if isinstance(dimension, Choice):
+        return dimension.options
+    return ([], ["a"]) if isinstance(dimension, Weakest) else (dimension.low, dimension.high)
+
+
+def test_the_weakest_features_may_be_left_out(tmp_path: Path) -> None:
+    ranked = tuple("abcdefgh")
+
+    def prefers_few(configuration: Configuration, report: Report) -> tuple[float, dict[str, float | None]]:
+        return float(len(configuration.features.get("drop", []))), {}
+
+    known = Configuration("logistic", {"drop": ["h", "g"]}, {}, "champion")
+    with open_study(tmp_path / "s", maximize=True) as study:
+        space = Space(("logistic",), ranked)
+        outcome = search(study, prefers_few, [known], space, budget=Budget(12, 60), seed=0)
+        assert study.trials[0].params["logistic.features.drop"] == 0.25
+    assert outcome.trials[outcome.best].configuration.features["drop"] == ["e", "f", "g", "h"]
+
+
+def test_features_are_ranked_by_what_they_tell() -> None:
+    draw = np.random.default_rng(0)
+    names = [f"f{i}" for i in range(9)]
+    task = Tabular.model_validate({"problem": "regression", "features": dict.fromkeys(names, "number")})
+    columns = {name: draw.normal(size=200) for name in names}
+    rows = Rows(columns, (5 * columns["f6"] + columns["f2"]).tolist())
+    assert ranking(Data(task, rows, rows), 0)[:2] == ("f6", "f2")
+    assert ranking(Data(makers.LOANS, rows, rows), 0) == ()
 
 
 def test_a_page_of_one_trial() -> None:

@@ -64,7 +64,7 @@ def test_the_better_reader_is_blessed_with_all_it_takes(store: ArtifactStore, ru
     dataset, ids = lines(store)
     states = {case: "closed" if i % 3 == 0 else "merged" for i, case in enumerate(ids[:20])}
     snapshot = makers.snapshot(store, "s", champion={"seq": 3, "model": champion.ref, "dataset": None}, claimed=ids[20:], states=states)
-    gate = {"floor": 0.9, "max_loss": 0.0, "min_cases_fixed": 1.0}
+    gate = {"floor": 0.9, "max_loss": 0.0, "guards": {"cer": 0.0}, "min_cases_fixed": 1.0}
     given = {"dataset": dataset, "model": challenger, "snapshot": snapshot}
     out = run_step("evaluate", {"scenario": "s", "task": LINES, "gate": gate, "bootstrap": 200}, given)
     said = judged(store, out)
@@ -165,6 +165,8 @@ def test_an_unknown_slice_and_a_champion_of_other_features_are_clear_errors(stor
     given = {"dataset": dataset, "model": model, "snapshot": makers.snapshot(store, "s")}
     with pytest.raises(ConfigError, match=r"'grades'.*did you mean 'grade'"):
         run_step("evaluate", {"scenario": "s", "task": LOANS, "slices": ["grades"]}, given)
+    with pytest.raises(ConfigError, match=r"'log_loss'.*did you mean 'logloss'"):
+        run_step("evaluate", {"scenario": "s", "task": LOANS, "gate": {"guards": {"log_loss": 0.1}}}, given)
     given["snapshot"] = makers.snapshot(store, "s", champion={"seq": 1, "model": readers[0].ref, "dataset": None})
     with pytest.raises(DataError, match=r"the champion .* can't read these rows"):
         run_step("evaluate", {"scenario": "s", "task": LOANS}, given)

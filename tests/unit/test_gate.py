@@ -29,6 +29,7 @@ GOOD = Facts(
     groups=150,
     score=Interval(0.9, 0.86, 0.94),
     gain=Interval(0.05, 0.01, 0.09),
+    guards={"cer": Interval(0.01, -0.004, 0.02), "other": Interval(0.3, 0.1, 0.5)},
     mistakes=20,
     fixed=Interval(0.6, 0.4, 0.8),
     closed=50,
@@ -37,8 +38,17 @@ GOOD = Facts(
     p99_ms=4.0,
     size_bytes=1 << 20,
 )
-GATE = Gate(floor=0.8, max_loss=0.02, min_cases_fixed=0.5, max_closed_lost=0.02, max_slice_loss=0.1, max_latency_ms=10, max_size_mb=2)
-FIRST = replace(GOOD, gain=None, fixed=None, mistakes=0, closed=0, slices=())
+GATE = Gate(
+    floor=0.8,
+    max_loss=0.02,
+    guards={"cer": 0.005, "other": 0.0},
+    min_cases_fixed=0.5,
+    max_closed_lost=0.02,
+    max_slice_loss=0.1,
+    max_latency_ms=10,
+    max_size_mb=2,
+)
+FIRST = replace(GOOD, gain=None, guards={}, fixed=None, mistakes=0, closed=0, slices=())
 
 
 def slice_with(gain: Interval, rows: int = 40) -> tuple[Slice, ...]:
@@ -61,6 +71,7 @@ def test_a_good_challenger_passes_every_rule() -> None:
         ("floor", replace(GOOD, score=Interval(0.79, 0.7, 0.9))),
         ("loss", replace(GOOD, gain=Interval(-0.05, -0.08, -0.021))),
         ("loss", replace(GOOD, gain=Interval(0.01, -0.0201, 0.04))),
+        ("guards", replace(GOOD, guards={"cer": Interval(0.01, -0.0051, 0.02), "other": Interval(0.3, 0.1, 0.5)})),
         ("cases_fixed", replace(GOOD, fixed=Interval(0.45, 0.2, 0.7))),
         ("closed_lost", replace(GOOD, lost=("a" * 32, "b" * 32))),
         ("slices", replace(GOOD, slices=slice_with(Interval(-0.4, -0.6, -0.11)))),
@@ -79,6 +90,7 @@ def test_a_rule_refuses_alone_and_says_what_to_do(rule: str, facts: Facts) -> No
     [
         replace(GOOD, gain=Interval(0.0, -0.02, 0.02)),
         replace(GOOD, fixed=Interval(0.5, 0.3, 0.7)),
+        replace(GOOD, guards={"cer": NAN}),
         replace(GOOD, lost=("a" * 32,)),
         replace(GOOD, slices=slice_with(Interval(-0.4, -0.6, -0.09))),
         replace(GOOD, slices=slice_with(Interval(-0.9, -0.9, -0.9), rows=9)),
@@ -165,6 +177,7 @@ def facts_of(compared: Comparison) -> Facts:
         groups=len({compared.rows.groups[i] for i in compared.judged}),
         score=figure.challenger,
         gain=figure.gain,
+        guards={},
         mistakes=mistakes,
         fixed=fixed,
         closed=len(compared.closed & set(compared.rows.cases)),

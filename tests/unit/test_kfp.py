@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
+from kfp import components
 
 from components.core.contract import STEPS
+from components.core.errors import ConfigError
 from components.core.settings import Settings
 from components.core.step import load_spec
 from pipelines import scenario
 from pipelines.loop import build
-from pipelines.to_kfp import compile_pipeline
+from pipelines.to_kfp import compile_pipeline, run_local
 from pipelines.to_kfp.pipeline import make_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +65,13 @@ def test_golden(name: str, tmp_path: Path) -> None:
     compile_pipeline(scenario.find(name, Settings.from_env({"ATLAS_HOME": str(tmp_path)})), tmp_path / "new.yaml")
     golden = ROOT / "tests" / "golden" / f"{name}.kfp.yaml"
     assert (tmp_path / "new.yaml").read_text() == golden.read_text(), "run `make golden` and read the diff"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_kfp_reads_what_it_compiled(name: str) -> None:
+    loaded = components.load_component_from_file(str(ROOT / "tests" / "golden" / f"{name}.kfp.yaml"))
+    assert loaded.name == f"atlas-{name}"
+    assert set(loaded.component_spec.inputs) == set(STEPS)
 
 
 def test_compiling_twice_gives_the_same_bytes_in_another_process_too(small: scenario.Scenario, tmp_path: Path) -> None:
@@ -161,6 +171,18 @@ def test_a_local_pipeline_gets_its_places_by_environment(small: scenario.Scenari
     spec = make_pipeline(build(small), images="{image}", env={"ATLAS_HOME": "/h", "ATLAS_RUN_ID": "r"}).pipeline_spec
     env = spec.deployment_spec["executors"]["exec-train"]["container"]["env"]
     assert {each["name"]: each["value"] for each in env} == {"ATLAS_HOME": "/h", "ATLAS_RUN_ID": "r"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # docker's client forgets a socket it could not connect
+def test_no_container_engine_is_said_before_anything_runs(
+    small: scenario.Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    settings = Settings.from_env({"ATLAS_HOME": str(tmp_path / "home")})
+    with pytest.raises(ConfigError, match="no container engine"):
+        run_local(build(small), run_id="r", settings=settings, runner="docker")
+    assert not (tmp_path / "home").exists()
+    gc.collect()
 
 
 def test_kfp_is_imported_by_its_adapter_only() -> None:

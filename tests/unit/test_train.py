@@ -136,9 +136,9 @@ class TestRefusals:
         ("change", "said"),
         [
             ({"label": "paid"}, "all 20 training rows are of class 'paid'"),
-            ({"splits": ("validation",)}, "no train rows"),
-            ({"splits": ("train",)}, "no validation rows"),
-            ({"splits": ("test", "holdout")}, "no train rows"),
+            ({"splits": ("validation",)}, "has 0 train rows, at least 10"),
+            ({"splits": ("train",)}, "0 validation rows"),
+            ({"splits": ("test", "holdout")}, "0 train rows"),
             ({"label": "stolen"}, "of class 'stolen'"),
         ],
     )
@@ -164,6 +164,6 @@ class TestRefusals:
             run_step("train", params(), {"dataset": loans(store), "recipe": recipe(store, "lightgbm", {"num_leafs": 3})})
 
     def test_no_text_to_learn(self, run_step: RunStep, store: ArtifactStore) -> None:
-        rows = [{**makers.text_row("1", split, shade=i), "_label": ""} for i, split in enumerate(("train", "validation"))]
+        rows = [{**makers.text_row("1", split, shade=i), "_label": ""} for i, split in enumerate(["train"] * 10 + ["validation"] * 2)]
         with pytest.raises(DataError, match="no training line has any text"):
             run_step("train", params(DIGITS), {"dataset": makers.dataset(store, rows), "recipe": recipe(store, "crnn", TINY, DIGITS)})

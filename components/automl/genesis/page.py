@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from components.automl.genesis.space import SPACES, Choice, Real, Whole, flatten
+from components.automl.genesis.space import SPACES, placed
 
 __all__ = ["importance", "page"]
 
@@ -117,8 +117,8 @@ def _parallel(report: Mapping[str, Any]) -> str:
 def _table(report: Mapping[str, Any], seconds: Sequence[float]) -> str:
     rows = []
     for trial, took in zip(report["trials"], seconds, strict=True):
-        tried = {_label(name): value for name, value in flatten(trial["learner"], trial["features"], trial["params"]).items()}
-        del tried["learner"]
+        space = SPACES.get(trial["learner"], {})
+        tried = {key: trial[part][key] for part, dimensions in space.items() for key in dimensions if key in trial[part]}
         code = html.escape(json.dumps(tried))
         mark = " class='best'" if trial["number"] == report["best"] else ""
         rows.append(
@@ -140,17 +140,10 @@ def _coordinates(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     for part, dimensions in SPACES.get(trials[0]["learner"], {}).items() if trials else ():
         for key, dimension in dimensions.items():
             if all(key in trial[part] for trial in trials):
-                places = [_place(dimension, trial[part][key]) for trial in trials]
-                if len(set(places)) > 1:
-                    found[f"{part}.{key}"] = places
+                places = [placed(dimension, trial[part][key]) for trial in trials]
+                if (most := max(places)) > min(places):
+                    found[f"{part}.{key}"] = [place / max(most, 1.0) for place in places]
     return found
-
-
-def _place(dimension: Real | Whole | Choice, value: Any) -> float:
-    if isinstance(dimension, Choice):
-        return dimension.options.index(value) / max(1, len(dimension.options) - 1) if value in dimension.options else 0.0
-    low, high, at = (np.log(max(v, 1e-12)) if dimension.log else float(v) for v in (dimension.low, dimension.high, value))
-    return float(np.clip((at - low) / (high - low), 0, 1))
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from components.automl.genesis.samplers import Replay, tpe
-from components.automl.genesis.space import flatten, suggest
+from components.automl.genesis.space import Space
 from components.core.artifacts import canonical
 from components.core.errors import AtlasError, IntegrityError
 
@@ -109,22 +109,24 @@ def search(
     study: optuna.Study,
     objective: Objective,
     known: Sequence[Configuration],
-    learners: tuple[str, ...],
+    space: Space,
     *,
     budget: Budget,
     seed: int,
     rungs: frozenset[int] = frozenset(),
+    perfect: float | None = None,
 ) -> Outcome:
-    """Settle trials until a budget ends; at least one.
+    """Settle trials until a budget ends, or nothing can be better; at least one.
 
     Args:
         study: From `open_study`; trials settled earlier count.
         objective: What is optimised, in the study's direction.
         known: Configurations to try first, in this order; repeated ones are tried once.
-        learners: Names to choose from.
+        space: What may be proposed.
         budget: Trials and seconds.
         seed: Of the proposals.
         rungs: Epochs at which a trial below the median of the earlier ones is stopped.
+        perfect: The best value there is; a trial that reaches it is the last.
 
     Raises:
         AtlasError: The first trial failed: the data, not the configuration, are at fault.
@@ -132,14 +134,17 @@ def search(
     """
     first = _distinct(known)
     while (place := len(trials := settled_trials(study))) < budget.trials:
+        if perfect is not None and any(trial.value == perfect for trial in trials):
+            logger.info("the search ends after %d trials: nothing can be better", place)
+            break
         spent = sum(trial.seconds for trial in trials)
         if place and spent >= budget.seconds:
             logger.info("the search ends after %d trials: its %g s are spent", place, budget.seconds)
             break
         given = first[place] if place < len(first) else None
-        study.sampler = Replay(_dimensions(given)) if given else tpe(seed, place)
+        study.sampler = Replay(space.flatten(given.learner, given.features, given.params)) if given else tpe(seed, place)
         trial = study.ask()
-        proposed = Configuration(*suggest(trial, learners), "search")  # of a known one, it tells the study where in the space it lies
+        proposed = Configuration(*space.suggest(trial), "search")  # of a known one, it tells the study where in the space it lies
         deadline = time.monotonic() + budget.seconds - spent if place else float("inf")
         if not _settle(study, trial, given or proposed, objective, _reporter(study, trial, given, deadline, rungs)):
             break
@@ -221,7 +226,3 @@ def _read(trial: FrozenTrial) -> Trial:
         tuple(sorted(trial.intermediate_values.items())),
         trial.duration.total_seconds() if trial.duration else 0.0,
     )
-
-
-def _dimensions(configuration: Configuration) -> dict[str, Any]:
-    return flatten(configuration.learner, configuration.features, configuration.params)

@@ -19,7 +19,7 @@ from components.core.errors import DataError, IntegrityError
 from components.core.params import Frozen, Task, TextLine
 from components.model.answer import Answer
 from components.model.runtime import Float32, Scores, load_onnx
-from components.model.text_line import Pixels, TextLineModel, pixels_of
+from components.model.text_line import Pixels, TextLineModel, pixels_of, size_of
 from components.train.augment import augmented
 from components.train.crnn import STRIDE, Crnn, Shape, to_onnx
 from components.train.data import Data, Rows
@@ -36,18 +36,18 @@ class Features(Frozen):
     """The recipe's `features`.
 
     Attributes:
-        height: Pixels; every line is scaled to it.
+        height: Pixels; every line is scaled to it. None: the training lines' median height, rounded to a multiple of 8, 16 to 32.
         augment: Strength of the changes made to training images, 0 to 2.
     """
 
-    height: int = Field(16, ge=16, le=64, multiple_of=8)
+    height: int | None = Field(None, ge=16, le=64, multiple_of=8)
     augment: float = Field(0.6, ge=0, le=2)
 
 
 class Params(Shape):
     """The recipe's `params`, beside the network's `Shape`."""
 
-    epochs: int = Field(30, ge=1, le=1000)
+    epochs: int = Field(20, ge=1, le=1000)
     lr: float = Field(4e-3, gt=0, le=0.1)
     batch: int = Field(32, ge=2, le=512)
     dropout: float = Field(0.1, ge=0, lt=0.9)
@@ -67,7 +67,7 @@ class _Crnn:
         if not isinstance(task, TextLine):
             raise DataError("crnn reads lines of text only", do="use a learner for tables")
         f, p = options(Features, features, "features of crnn"), options(Params, params, "params of crnn")
-        rule = Pixels.model_validate({"height": f.height})
+        rule = Pixels.model_validate({"height": f.height or _usual_height(data.train)})
         fit = _Fit(task, rule, p, f.augment, seed)
         lines = fit.lines(data.train)
         if not lines:
@@ -155,6 +155,11 @@ class _Fit:
         answers: list[Answer] = TextLineModel(self.task, self.rule.model_dump(), _in_memory(self.net)).read(images)
         right = [answer.confidence for answer, label in zip(answers, labels, strict=True) if answer.label == label]
         return len(right) / len(labels), sum(right) / len(labels)
+
+
+def _usual_height(rows: Rows) -> int:
+    heights = [size_of(image)[1] for image in rows.columns["image"]]
+    return int(np.clip(round(float(np.median(heights)) / 8) * 8, 16, 32))
 
 
 def _images(rows: Rows, rule: Pixels) -> list[Float32]:

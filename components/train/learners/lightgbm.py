@@ -81,7 +81,6 @@ def _fit(m: Matrices, params: Params, seed: int, progress: Progress) -> tuple[An
         "seed": seed,
         "bagging_freq": 1,
         "verbosity": -1,
-        "min_data_in_bin": 1,
         "feature_pre_filter": False,
     }
     if problem == "multiclass":
