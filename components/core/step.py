@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from components.core.artifacts import Artifact, describe, digest_of
+from components.core.artifacts import Artifact, canonical, describe, digest_of
 from components.core.contract import STEPS, Context, Spec, check_ports
 from components.core.effects import apply_effects
 from components.core.errors import AtlasError, ConfigError, ContractError, nearest
@@ -55,11 +55,13 @@ def load_spec(step: str) -> Spec:
 def parse_params(spec: Spec, given: Mapping[str, Any]) -> Any:
     """Check params against the step's model.
 
+    Keys are put in order first: engines hand JSON on in orders of their own, and the order of features is one of columns.
+
     Raises:
         ConfigError: A key is unknown, missing or of the wrong type.
     """
     try:
-        return spec.params.model_validate(given)
+        return spec.params.model_validate(json.loads(canonical(given)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -51,7 +51,7 @@ class Call:
 
     def arguments(self, out: str | None = None) -> list[str]:
         """Return what follows `python`."""
-        line = ["-m", "components", self.step, "--params", json.dumps(self.params, sort_keys=True), "--run-id", self.run_id]
+        line = ["-m", "components", self.step, "--params", json.dumps(self.params), "--run-id", self.run_id]
         for port, ref in sorted(self.inputs.items()):
             line += ["--in", f"{port}={ref}"]
         return [*line, "--out", out] if out else line

@@ -150,7 +150,7 @@ class StepOperator(BaseOperator):
         plan = plan_of(context)
         earlier = {node: refs_of(context, node) for node in sorted({edge.node for edge in self.wires.values()})}
         inputs = {port: earlier[edge.node][edge.port] for port, edge in self.wires.items()}
-        return Call(self.step, plan.scenario, plan.run_id, plan.params[self.step], inputs, load_spec(self.step).resources)
+        return Call(self.step, plan.scenario, plan.run_id, json.loads(plan.params[self.step]), inputs, load_spec(self.step).resources)
 
     def made(self, context: Context, result: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """Return the step's references; tell Airflow's assets of a new dataset or model version."""

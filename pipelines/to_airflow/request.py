@@ -7,6 +7,7 @@ the run, so that retries and cleared tasks see the same, and events that fell to
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -58,14 +59,14 @@ class Plan:
     Attributes:
         scenario: Its name; also the run's partition key.
         run_id: The ledger's name of the run.
-        params: Step -> its params.
+        params: Step -> its params as JSON text: the order of features is theirs, and a database may reorder an object's keys.
         retries: Attempts after the first, at most.
         retry_delay_s: Before the first retry; doubled each time.
     """
 
     scenario: str
     run_id: str
-    params: dict[str, dict[str, Any]]
+    params: dict[str, str]
     deploy: bool
     approval: bool
     approval_timeout_s: float
@@ -115,7 +116,7 @@ def make_plan(name: str | None, run_id: str, request: Request, settings: Setting
     return Plan(
         scenario=chosen.name,
         run_id=safe_run_id(run_id),
-        params={step: chosen.params(step) for step in STEPS},
+        params={step: json.dumps(chosen.params(step)) for step in STEPS},
         deploy=request.deploy,
         approval=orchestration.approval,
         approval_timeout_s=orchestration.approval_timeout_s,

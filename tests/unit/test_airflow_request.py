@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,13 +20,13 @@ from pipelines.to_airflow.request import Plan, Request, has_work, load, make_pla
 
 SCENARIO = """
 name: probe
-task: {kind: tabular, problem: binary, classes: ["no", "yes"], features: {x: number}}
+task: {kind: tabular, problem: binary, classes: ["no", "yes"], features: {x: number, a: number}}
 ingest: {source: {reader: table, options: {path: /nowhere.parquet, label: y}}, at_least: 3}
 validate: {suite: {name: probe, expectations: []}}
 automl: {trials: 7, budget_s: 30}
 orchestration: {pool: slow, priority: 4, retries: 1, retry_delay_s: 2}
 """
-TASK = Tabular(problem="binary", classes=("no", "yes"), features={"x": "number"})
+TASK = Tabular(problem="binary", classes=("no", "yes"), features={"x": "number", "a": "number"})
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def case(number: int) -> NewCase:
-    return NewCase(item_from_json(TASK, {"features": {"x": number}}), "feedback", label="yes")
+    return NewCase(item_from_json(TASK, {"features": {"x": number, "a": 0}}), "feedback", label="yes")
 
 
 def test_a_request_survives_the_asset_event() -> None:
@@ -53,8 +54,9 @@ def test_events_that_fell_together_are_merged_and_a_person_wins() -> None:
 
 def test_a_plan_holds_every_step_s_params_with_the_overrides(settings: Settings) -> None:
     plan = make_plan("probe", "asset_triggered__2026-01-01T00:00:00+00:00_aB3", Request("manual", trials=2, approval=True), settings)
-    assert plan.params["automl"]["trials"] == 2
-    assert plan.params["automl"]["budget_s"] == 30
+    automl = json.loads(plan.params["automl"])
+    assert (automl["trials"], automl["budget_s"]) == (2, 30)
+    assert list(json.loads(plan.params["ingest"])["task"]["features"]) == ["x", "a"]  # in the scenario's order: it is the columns'
     assert plan.approval
     assert (plan.retries, plan.retry_delay_s, plan.deploy) == (1, 2, True)
     assert plan.run_id == "airflow-asset_triggered__2026-01-01T00-00-00-00-00_aB3"

@@ -131,6 +131,12 @@ class TestSteps:
         assert step_key(merge, merged, {"dataset": "d"}, "r1") == step_key(merge, merged, {"dataset": "d"}, "r2")
         assert step_key(merge, merged, {"dataset": "d"}, "r1") != step_key(merge, merged, {"dataset": "e"}, "r1")
 
+    def test_the_order_of_keys_changes_nothing(self) -> None:
+        features = {"b": "number", "a": "category"}
+        one, other = (PARAMS | {"task": PARAMS["task"] | {"features": f}} for f in (features, dict(reversed(features.items()))))
+        parsed = [parse_params(load_spec("ingest"), params) for params in (one, other)]
+        assert [list(params.task.features) for params in parsed] == [["a", "b"], ["a", "b"]]
+
     def test_unknown_step_param_and_port_get_the_nearest(self, settings: Settings) -> None:
         with pytest.raises(ConfigError, match="did you mean 'ingest'"):
             execute("ingset", PARAMS, {}, run_id="r", settings=settings)
