@@ -39,10 +39,10 @@ check: $(VENV)/.installed ## lint, types, import rules, unit tests (under a minu
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest tests/unit -n 2 -q
+	$(BIN)/pytest tests/unit -n 2 -q -m 'not slow'
 
 test: $(VENV)/.installed ## every test that needs no container engine and no GPU
-	$(BIN)/pytest tests/unit tests/contract tests/golden tests/integration -m 'not container and not gpu and not benchmark' -q --durations=15
+	$(BIN)/pytest tests/unit tests/contract tests/integration -m 'not container and not gpu and not benchmark' -q --durations=15
 
 bench: $(VENV)/.installed ## benchmarks, one JSON object a line
 	$(BIN)/atlas bench loop --json

@@ -171,6 +171,7 @@ def test_a_pod_refuses_what_lies_on_this_machine(change: dict[str, str], do: str
         pod(call, Settings.from_env(REMOTE | change), {})
 
 
+@pytest.mark.slow
 def test_a_step_runs_as_a_subprocess_and_its_last_line_says_why_it_failed(tmp_path: Path, settings: Settings) -> None:
     call, lines = ingest(tmp_path), list[str]()
     code, last = Child(call, settings, out_file(call, settings)).wait(lines.append)

@@ -113,6 +113,7 @@ class TestStep:
         assert second["origin"] == "champion"
         assert second["params"] == {"strength": 0.5, "iterations": 77}
 
+    @pytest.mark.slow
     def test_lines_of_text(self, run_step: RunStep, store: ArtifactStore) -> None:
         rows = [makers.text_row(f"{i % 10}", "train" if i % 3 else "validation", shade=i) for i in range(45)]
         inputs = {"dataset": makers.dataset(store, rows), "snapshot": makers.snapshot(store, "demo")}
@@ -140,6 +141,7 @@ class TestStep:
 
 
 class TestKilled:
+    @pytest.mark.slow
     def test_a_killed_search_ends_with_the_same_recipe(self, settings: Settings, store: ArtifactStore, tmp_path: Path) -> None:
         given = params(trials=12, learners=["logistic"], seed=3)
         inputs = {"dataset": loans(store).ref, "snapshot": makers.snapshot(store, "demo").ref}
@@ -312,6 +314,7 @@ def test_features_are_ranked_by_what_they_tell() -> None:
     assert ranking(Data(makers.LOANS, rows, rows), 0) == ()
 
 
+@pytest.mark.slow
 def test_a_page_of_one_trial() -> None:
     trial = {"number": 0, "origin": "default", "learner": "logistic", "features": {}, "params": {}, "state": "done", "value": 0.5}
     report = {

@@ -78,17 +78,20 @@ def _imported(node: ast.AST) -> list[str]:
     return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
 
 
+@pytest.mark.slow
 def test_importing_the_dags_is_fast_and_clean(tmp_path: Path) -> None:
     runs = [json.loads(run_python(IMPORT, tmp_path, *map(str, DAGS)).splitlines()[-1]) for _ in range(3)]
     assert not set(HEAVY) & set(runs[0]["modules"])
     assert min(run["seconds"] for run in runs) < IMPORT_BUDGET_S  # the least: the machine may be busy with other tests
 
 
+@pytest.mark.slow
 def test_the_structure_is_golden(tmp_path: Path) -> None:
     run_python(STRUCTURE, tmp_path, str(tmp_path / "structure.json"))
     assert json.loads((tmp_path / "structure.json").read_text()) == json.loads(GOLDEN.read_text()), "run: make golden, and read the diff"
 
 
+@pytest.mark.slow
 def test_airflow_can_store_the_dags(tmp_path: Path) -> None:
     run_python(SERIALIZE, tmp_path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.core.artifacts import Artifact, canonical, describe, parse_ref
+from components.core.artifacts import Artifact, describe, parse_ref
 from components.core.contract import STEPS
 from components.core.errors import (
     AtlasError,
@@ -90,15 +89,11 @@ class TestArtifacts:
 class TestItems:
     TASK = Tabular(problem="binary", classes=("no", "yes"), features={"a": "number", "b": "category"})
 
-    @given(st.dictionaries(st.sampled_from(["a", "b"]), st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.text()))
-    def test_equal_features_are_one_item_in_any_order(self, features: dict[str, Any]) -> None:
-        try:
-            item = item_from_json(self.TASK, {"features": features})
-        except DataError as error:
-            assert error.do
-            return
-        assert item == item_from_json(self.TASK, {"features": dict(reversed(features.items()))})
-        assert item.row() == json.loads(canonical(features))
+    @given(st.none() | st.floats(allow_nan=False, allow_infinity=False), st.none() | st.text(max_size=50))
+    def test_equal_features_are_one_item_in_any_order(self, a: float | None, b: str | None) -> None:
+        item = item_from_json(self.TASK, {"features": {"a": a, "b": b}})
+        assert item == item_from_json(self.TASK, {"features": {"b": b, "a": a}})
+        assert item.row() == {"a": a, "b": b}
 
     @pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), True, "7", [1]])
     def test_a_number_is_a_finite_number(self, value: Any) -> None:

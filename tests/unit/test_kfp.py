@@ -160,6 +160,7 @@ def test_params_are_inputs_whose_defaults_are_the_scenarios(compiled: dict[str, 
         assert json.loads(given["defaultValue"]) == small.params(step)
 
 
+@pytest.mark.slow
 def test_without_deploy_the_pipeline_ends_with_the_blessing(small: scenario.Scenario, tmp_path: Path) -> None:
     compile_pipeline(small, tmp_path / "p.yaml", deploy=False, images="registry/atlas-{image}:v1")
     spec = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
@@ -167,6 +168,7 @@ def test_without_deploy_the_pipeline_ends_with_the_blessing(small: scenario.Scen
     assert spec["deploymentSpec"]["executors"]["exec-train"]["container"]["image"] == "registry/atlas-learn:v1"
 
 
+@pytest.mark.slow
 def test_a_local_pipeline_gets_its_places_by_environment(small: scenario.Scenario) -> None:
     spec = make_pipeline(build(small), images="{image}", env={"ATLAS_HOME": "/h", "ATLAS_RUN_ID": "r"}).pipeline_spec
     env = spec.deployment_spec["executors"]["exec-train"]["container"]["env"]

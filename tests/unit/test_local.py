@@ -54,7 +54,7 @@ class TestGraph:
 class TestRunLocal:
     def test_a_step_that_refuses_ends_the_run_with_its_own_words(self, tmp_path: Path, settings: Settings, ledger: Ledger) -> None:
         reports: list[StepReport] = []
-        with pytest.raises(ContractError, match="ingest: .*shop.parquet") as caught:
+        with pytest.raises(ContractError, match=r"ingest: .*shop\.parquet") as caught:
             run_local(shop(tmp_path), run_id="r", settings=settings, on_step=reports.append)
         assert caught.value.do
         assert [(report.step, report.state) for report in reports] == [("ingest", "started")]
