@@ -19,7 +19,7 @@ from components.core.ledger import Ledger
 from components.core.settings import Settings
 from components.core.store import open_store
 
-__all__ = ["FAILURE", "begin", "end", "run_step", "show_evaluation"]
+__all__ = ["FAILURE", "begin", "end", "fill", "run_step", "show_evaluation"]
 
 FAILURE = "failure.json"
 """Beside a failed task's outputs: {"step", "code", "message"}."""
@@ -100,7 +100,7 @@ def run_step(step: str, params: str, inputs: Mapping[str, str], outputs: Mapping
     made = json.loads((folder / "result.json").read_text())
     for port, (artifact, ref_file) in outputs.items():
         Path(ref_file).write_text(made[port]["ref"])
-        _fill(artifact, made[port])
+        fill(artifact, made[port])
     return {port: made[port]["ref"] for port in outputs}
 
 
@@ -162,7 +162,13 @@ def _nothing(folder: Path, outputs: Mapping[str, tuple[Any, str]], step: str, me
     return {}
 
 
-def _fill(artifact: Any, made: Mapping[str, Any]) -> None:
+def fill(artifact: Any, made: Mapping[str, Any]) -> None:
+    """Make KFP's artifact say what the store holds.
+
+    Args:
+        artifact: KFP's object.
+        made: `ref`, `uri`, `kind`, `sha256` and `metadata`, as a step prints them.
+    """
     facts = {key: value for key, value in made["metadata"].items() if value is not None}
     artifact.metadata.update(facts | {"kind": made["kind"], "ref": made["ref"], "sha256": made["sha256"], "store_uri": made["uri"]})
     if made["uri"].startswith(_UPLOADED):

@@ -22,7 +22,7 @@ from components.core.contract import Resources
 from components.core.errors import ConfigError, nearest
 from components.core.settings import Settings
 
-__all__ = ["BACKENDS", "Backend", "Call", "Child", "backend", "docker_arguments", "image", "out_file", "pod"]
+__all__ = ["BACKENDS", "Backend", "Call", "Child", "backend", "docker_arguments", "image", "out_file", "pod", "refs"]
 
 Backend = Literal["subprocess", "docker", "kubernetes"]
 BACKENDS: tuple[Backend, ...] = ("subprocess", "docker", "kubernetes")
@@ -80,6 +80,11 @@ def out_file(call: Call, settings: Settings) -> Path:
     folder = settings.home / "runs" / call.run_id
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{call.step}.json"
+
+
+def refs(out: Path) -> dict[str, str]:
+    """Read what a step wrote with `--out`: port -> reference."""
+    return {port: str(facts["ref"]) for port, facts in json.loads(out.read_text()).items()}
 
 
 class Child:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,7 @@ class DockerStep(StepOperator, DockerOperator):
             raise
         finally:
             self._remove()
-        return self.made(context, json.loads(out.read_text()))
+        return self.made(context, backends.refs(out))
 
     def on_kill(self) -> None:
         """Stop and remove the container when the task is ended."""

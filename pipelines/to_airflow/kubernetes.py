@@ -41,7 +41,7 @@ class PodStep(StepOperator, KubernetesPodOperator):  # type: ignore[misc]  # the
         except AirflowException as error:
             check_exit(self.step, self._exit_code(), str(error))
             raise
-        return self.made(context, result)
+        return self.made(context, {port: str(facts["ref"]) for port, facts in result.items()})
 
     def on_kill(self) -> None:
         """Delete the pod when the task is ended."""

@@ -16,8 +16,10 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from components.core.artifacts import parse_ref
 from components.core.errors import AtlasError, ContractError, NothingToDo
+from components.core.ledger import Ledger
 from components.core.settings import Settings
-from components.core.step import load_spec
+from components.core.step import load_spec, parse_params, reuse
+from components.core.store import open_store
 from pipelines.graph import Edge
 from pipelines.to_airflow import backends
 from pipelines.to_airflow.backends import Call, Child
@@ -130,15 +132,18 @@ class StepOperator(BaseOperator):
         self._child: Child | None = None
 
     def execute(self, context: Context) -> dict[str, str]:
-        """Run the step; the result is port -> reference, nothing else travels."""
+        """Run the step, or take an earlier result; what is returned is port -> reference, nothing else travels."""
         settings = Settings.from_env()
         call = self.call(context)
+        if (earlier := _earlier(call, settings)) is not None:
+            self.log.info("nothing changed: an earlier result is taken, no process is started")
+            return self.made(context, earlier)
         out = backends.out_file(call, settings)
         out.unlink(missing_ok=True)
         self._child = Child(call, settings, out)
         code, last = self._child.wait(self.log.info)
         check_exit(self.step, code, last)
-        return self.made(context, json.loads(out.read_text()))
+        return self.made(context, backends.refs(out))
 
     def on_kill(self) -> None:
         """End the step when the task is ended."""
@@ -152,9 +157,8 @@ class StepOperator(BaseOperator):
         inputs = {port: earlier[edge.node][edge.port] for port, edge in self.wires.items()}
         return Call(self.step, plan.scenario, plan.run_id, json.loads(plan.params[self.step]), inputs, load_spec(self.step).resources)
 
-    def made(self, context: Context, result: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        """Return the step's references; tell Airflow's assets of a new dataset or model version."""
-        refs = {port: str(facts["ref"]) for port, facts in result.items()}
+    def made(self, context: Context, refs: dict[str, str]) -> dict[str, str]:
+        """Tell Airflow's assets of a new dataset or model version; return the step's references."""
         plan = plan_of(context)
         for asset in self.outlets:
             port = "model" if asset == MODELS else "dataset"
@@ -167,6 +171,16 @@ class StepOperator(BaseOperator):
                 "sha256": sha256,
             }
         return refs
+
+
+def _earlier(call: Call, settings: Settings) -> dict[str, str] | None:
+    """Return the references of an earlier result with the same key, as `pipelines.local` does; only where steps share this code."""
+    spec = load_spec(call.step)
+    with said_to_airflow(), Ledger.open(settings.ledger) as ledger:
+        ledger.acquire(call.scenario, call.run_id)
+        params = parse_params(spec, call.params)
+        found = reuse(spec, params, call.inputs, run_id=call.run_id, store=open_store(settings), ledger=ledger)
+        return None if found is None else {port: artifact.ref for port, artifact in found.items()}
 
 
 def step_operator(env: Mapping[str, str] | None = None) -> type[StepOperator]:
