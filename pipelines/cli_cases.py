@@ -18,6 +18,7 @@ from components.core.ledger import Ledger, NewCase
 from components.core.params import Tabular, TextLine
 from components.core.settings import Settings
 from pipelines import scenario
+from pipelines.show import states
 
 __all__ = ["app"]
 
@@ -37,9 +38,9 @@ def list_cases(
     with Ledger.open(Settings.from_env().ledger) as ledger:
         cases = ledger.cases(name, states=tuple(state) if state else None, limit=limit)
         counts = ledger.counts(name)
-    table = Table(title=f"{name}: " + (", ".join(f"{n} {s}" for s, n in sorted(counts.items())) or "no cases"))
+    table = Table(title=f"{name}: {states(counts)}")
     for column in ("case", "state", "label", "source", "since", "reason"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "case")
     for case in cases:
         label = str(case.labels[-1].value) if case.labels else ""
         table.add_row(case.id, case.state, label, case.source, f"{case.created_at:%Y-%m-%d %H:%M}", case.reason or "")

@@ -17,7 +17,7 @@ from components.core.ledger import Ledger
 from components.core.store import ArtifactStore
 from pipelines.local import StepReport
 
-__all__ = ["Progress", "bench", "outcome", "places", "reports", "short", "status"]
+__all__ = ["Progress", "bench", "outcome", "places", "reports", "short", "states", "status"]
 
 _PAGES = {"evaluate": "report.html", "automl": "report.html", "validate": "report.html"}
 
@@ -25,6 +25,11 @@ _PAGES = {"evaluate": "report.html", "automl": "report.html", "validate": "repor
 def short(ref: str | None) -> str:
     """Return a reference short enough for a table."""
     return "-" if ref is None else f"{ref.partition('/')[0]}/{ref.partition('/')[2][:12]}"
+
+
+def states(counts: Mapping[Any, int]) -> str:
+    """Return how many cases are in which state, without the empty ones."""
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
 
 
 class Progress:
@@ -105,15 +110,15 @@ def status(console: Console, ledger: Ledger, scenarios: Sequence[str]) -> None:
     for name in scenarios:
         champion, work, runs = ledger.champion(name), ledger.work(name), ledger.runs(name)
         last = max(runs, key=lambda run: run.started_at, default=None)
-        cases = ", ".join(f"{count} {state}" for state, count in sorted(ledger.counts(name).items()))
+        cases = states(ledger.counts(name))
         table.add_row(
             name,
             f"#{champion.seq} {short(champion.model)}" if champion else "nothing: atlas run " + name,
             f"{champion.created_at:%Y-%m-%d %H:%M}" if champion else "-",
-            cases or "none",
+            cases,
             str(work.claimable) + (" + an unfinished version" if work.unfinished else ""),
             work.holder or "-",
-            f"{last.state} ({last.engine}) {last.run_id}" if last else "-",
+            f"{last.state} ({last.engine}, {last.started_at:%H:%M})" if last else "-",
         )
     console.print(table)
 
