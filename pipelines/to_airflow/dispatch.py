@@ -38,7 +38,7 @@ __all__ = ["CASES", "WORK", "dispatch_dag"]
 
 logger = logging.getLogger(__name__)
 CASES = Asset(name="atlas_cases", uri="atlas://cases", watchers=[AssetWatcher(name="atlas_bad_cases", trigger=BadCaseTrigger())])
-WORK = Asset(name="atlas_work", uri="atlas://work")
+WORK = Asset(name="atlas_work", uri="atlas://scenarios")
 ALL = "all"
 AS_SCENARIO = "as the scenario says"
 DEFAULT_SWEEP = "*/10 * * * *"
