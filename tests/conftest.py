@@ -20,8 +20,8 @@ RunStep = Callable[..., dict[str, Artifact]]
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A fresh installation: SQLite ledger, local store."""
-    env = {"ATLAS_HOME": str(tmp_path / "atlas")}
-    (tmp_path / "atlas").mkdir()
+    env = {"ATLAS_HOME": str(tmp_path / ".atlas")}
+    (tmp_path / ".atlas").mkdir()
     return Settings.from_env(env)
 
 

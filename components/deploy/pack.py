@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -63,7 +64,7 @@ def bento_environment(home: Path) -> dict[str, str]:
     return {"BENTOML_HOME": str(home / "bentoml"), "BENTOML_DO_NOT_TRACK": "True", "PYTHONUNBUFFERED": "1"}
 
 
-def pack(model: Artifact, folder: Path, scenario: str, task: Mapping[str, Any], *, work: Path, home: Path) -> Bento:
+def pack(model: Artifact, folder: Path, scenario: str, task: Mapping[str, Any], *, home: Path) -> Bento:
     """Build the Bento, or find the one that an earlier, perhaps killed, run has built.
 
     Args:
@@ -71,16 +72,19 @@ def pack(model: Artifact, folder: Path, scenario: str, task: Mapping[str, Any], 
         folder: Its files.
         scenario: The scenario's name.
         task: The scenario's task, as plain JSON data.
-        work: A private folder to stage in.
         home: The installation's home.
 
     Raises:
         TryAgain: BentoML could not build it.
     """
-    stage = work / "bento"
-    _stage(stage, model, folder, {"name": scenario, "task": dict(task)})
+    with tempfile.TemporaryDirectory(prefix="atlas-bento-") as stage:  # not below home: BentoML refuses a hidden folder such as .atlas
+        return _pack(Path(stage), model, folder, {"name": scenario, "task": dict(task)}, home)
+
+
+def _pack(stage: Path, model: Artifact, folder: Path, scenario: Mapping[str, Any], home: Path) -> Bento:
+    _stage(stage, model, folder, scenario)
     files = _files(stage)
-    name, number = f"atlas-{scenario.replace('_', '-')}", f"{model.sha256[:16]}-{digest_of(files)[:8]}"
+    name, number = f"atlas-{scenario['name'].replace('_', '-')}", f"{model.sha256[:16]}-{digest_of(files)[:8]}"
     target = home / "bentoml" / "bentos" / name / number
     bento = Bento(f"{name}:{number}", files, target / "src")
     if target.exists() and _holds(bento.source, files):

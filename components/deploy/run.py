@@ -62,7 +62,7 @@ def _is_ours(serving: Deployment | None, run_id: str, model: str, blessing: str)
 
 def _packed(ctx: Context, params: Params) -> Bento:
     task = params.task.model_dump(mode="json")
-    return pack(ctx.inputs["model"], ctx.path("model"), params.scenario, task, work=ctx.work, home=ctx.settings.home)
+    return pack(ctx.inputs["model"], ctx.path("model"), params.scenario, task, home=ctx.settings.home)
 
 
 def _tried(ctx: Context, params: Params, bento: Bento, rows: list[dict[str, Any]]) -> float:

@@ -59,7 +59,7 @@ def bootstrapped(tmp_path_factory: pytest.TempPathFactory, small_scenarios: Path
 
     def make(name: str) -> Settings:
         if name not in made:
-            home = tmp_path_factory.mktemp(f"{name}-home") / "atlas"
+            home = tmp_path_factory.mktemp(f"{name}-home") / ".atlas"
             settings = Settings.from_env({"ATLAS_HOME": str(home), "ATLAS_SCENARIOS": str(small_scenarios)})
             home.mkdir()
             run_local(build(scenario.find(name, settings)), run_id="first", settings=settings)
@@ -76,7 +76,7 @@ def clone(tmp_path: Path) -> Callable[[Settings, str], Settings]:
     """`clone(settings, "a")`: a copy of an installation, to be changed without harm."""
 
     def copy(settings: Settings, name: str) -> Settings:
-        home = tmp_path / name / "atlas"
+        home = tmp_path / name / ".atlas"
         shutil.copytree(settings.home, home)
         return replace(settings, home=home, ledger=f"sqlite:///{home / 'ledger.db'}", store=str(home / "store"))
 

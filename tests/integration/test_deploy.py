@@ -251,7 +251,7 @@ def test_a_server_that_is_not_ready_in_time_means_try_again(served: World) -> No
 def test_a_server_that_ends_or_cannot_load_the_model_is_told_apart(world: World, tmp_path: Path) -> None:
     model = makers.publish(world.store, "Model", lambda folder: makers.reader(folder))
     home = world.settings.home
-    bento = pack(model, world.store.fetch(model.ref), NAME, TASK, work=tmp_path, home=home)
+    bento = pack(model, world.store.fetch(model.ref), NAME, TASK, home=home)
     missing = f"Model/{'0' * 64}"
     env = {**os.environ, **bento_environment(home), "ATLAS_HOME": str(tmp_path), "ATLAS_STORE": str(bento.source / "store")}
     env["ATLAS_SCENARIO_JSON"] = f"@{bento.source / 'scenario.json'}"
