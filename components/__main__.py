@@ -22,7 +22,7 @@ from components.core import log
 from components.core.contract import STEPS, Spec
 from components.core.errors import AtlasError, ConfigError, TryAgain
 from components.core.settings import Settings
-from components.core.step import execute, load_spec, result_json
+from components.core.step import code_version, execute, load_spec, result_json
 from components.core.store import open_store
 
 logger = logging.getLogger("components")
@@ -65,6 +65,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _many() -> int:
+    _warm_up()
     for line in sys.stdin:
         command = json.loads(line)
         pid = os.fork()
@@ -77,6 +78,17 @@ def _many() -> int:
         except BrokenPipeError:  # nobody waits any more; the step's result is kept all the same
             os._exit(0)
     return 0
+
+
+def _warm_up() -> None:
+    """Import and compute once what every step needs; nothing is opened, for a fork must not share a connection."""
+    import sqlite3  # noqa: F401
+
+    import sqlalchemy.dialects.sqlite  # noqa: F401
+
+    for step in STEPS:
+        load_spec(step)
+    code_version()
 
 
 def _forked(argv: list[str], log_file: str) -> int:
