@@ -13,7 +13,7 @@ ifneq ($(PIP_FIND_LINKS),)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help demo up down test check bench golden test-containers clean
+.PHONY: help demo up down test check types unit bench golden test-containers clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -35,10 +35,15 @@ down: ## stop what make up started
 	$(BIN)/atlas down
 
 check: $(VENV)/.installed ## lint, types, import rules, unit tests (under a minute)
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types unit
+
+types:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+unit:
 	$(BIN)/pytest tests/unit -n 2 -q -m 'not slow'
 
 test: $(VENV)/.installed ## every test that needs no container engine and no GPU
