@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from components.core import log
-from components.core.errors import AtlasError, ConfigError, ContractError, NothingToDo
+from components.core.errors import AtlasError, ConfigError, NothingToDo, TryAgain
 from components.core.ledger import Ledger
 from components.core.settings import Settings
 from components.core.store import open_store
@@ -96,11 +96,8 @@ def run(
         with show.Progress(console, [node.name for node in graph.nodes]) as progress:
             try:
                 run_local(graph, run_id=run_id, settings=settings, on_step=progress)
-            except ContractError:
-                raise
-            except AtlasError as error:
-                if not isinstance(error, NothingToDo):
-                    console.print(f"resume with: atlas run {name} --run-id {run_id}")
+            except TryAgain:
+                console.print(f"resume with: atlas run {name} --run-id {run_id}")
                 raise
     else:
         raise ConfigError(f"there is no engine '{engine}' here", do="use local or kfp; Airflow starts its own runs: atlas up")
