@@ -59,5 +59,6 @@ test-containers: $(VENV)/.installed ## build the images and turn the credit loop
 	infra/images/build.sh
 	$(BIN)/pytest tests/integration/test_containers.py -m container -q
 
-clean: ## forget the demo's state (.atlas); the environment stays
-	rm -rf .atlas
+clean: ## forget the demo's state (.atlas/demo); the environment and your own state stay
+	@ATLAS_HOME=.atlas/demo $(BIN)/atlas down
+	rm -rf .atlas/demo

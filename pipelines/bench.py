@@ -12,16 +12,24 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components.core.errors import ConfigError, nearest
+import yaml
+
+from components.core.contract import STEPS
+from components.core.errors import ConfigError, TryAgain, nearest
 from components.core.ledger import Ledger
 from components.core.settings import Settings
 from pipelines import scenario, stack
 from pipelines.graph import Graph
 from pipelines.local import run_local
 from pipelines.loop import build
+
+if TYPE_CHECKING:
+    from pipelines.to_airflow.api import Airflow
 
 __all__ = ["run"]
 
@@ -30,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "automl": {"trials": 2, "learners": ["lightgbm"]},
     "evaluate": {"bootstrap": 200, "gate": {"floor": 0.4, "max_latency_ms": 5000}},
 }
+LOOP_S = 300.0
 FACTS = {"airflow_task_s": 1.1, "kfp_step_s": 0.16, "airflow_event_s": 1.9}
 """Measured before ATLAS existed, on such a machine: Airflow's task in a chain, kfp.local's step, a file drop until its task is done."""
 
@@ -54,13 +63,12 @@ def _loop(quick: bool) -> Iterator[Row]:
         run_local(graph, run_id="bench", settings=settings)
         yield _rerun(graph, settings)
         ours = _processes(graph, settings)
-        yield _row("a step's process, local engine", ours, "s", "limit", 0.1, "<=")
-        yield _row("a step's process, local engine", ours, "s", "facts: kfp.local, a step", FACTS["kfp_step_s"], "<=")
+        yield _row("a reused step's process, local engine", ours, "s", "limit", 0.1, "<=")
+        yield _row("a reused step's process, local engine", ours, "s", "facts: kfp.local, a step", FACTS["kfp_step_s"], "<=")
         kubeflow = _kubeflow(graph, settings)
-        yield _row("a step, Kubeflow's local runner", kubeflow, "s", "facts: kfp.local, a no-op step", FACTS["kfp_step_s"], "<=")
-        yield _row("a step, Kubeflow's local runner", kubeflow, "s", "facts: Airflow, a task in a chain", FACTS["airflow_task_s"], "<=")
+        yield _row("a reused step, Kubeflow's local runner", kubeflow, "s", "facts: kfp.local, a no-op step", FACTS["kfp_step_s"], "<=")
         yield from _rollback(graph, settings)
-        yield from _events(settings, 6 if quick else 20)
+        yield from _airflow(settings, 6 if quick else 20)
 
 
 def _fresh(folder: Path) -> Settings:
@@ -128,23 +136,49 @@ def _other_model(graph: Graph, settings: Settings) -> Graph:
     return build(scenario.find("credit", settings, changes))
 
 
-def _events(settings: Settings, events: int) -> Iterator[Row]:
-    """Feedback until a run of atlas_loop has started, on a real Airflow of its own."""
+def _airflow(settings: Settings, events: int) -> Iterator[Row]:
+    """On a real Airflow of its own: a bad case until its run has started, and what lies between two steps of a loop."""
     from pipelines.to_airflow.api import Airflow
     from pipelines.to_airflow.latency import measure, write_probes
 
     probes = write_probes(settings.home / "scenarios")
+    _write_small_credit(settings)
     stack.start_airflow(settings)
     try:
         url = stack.wait_for_airflow(settings)
         with Ledger.open(settings.ledger) as ledger, closing(Airflow.of(settings, url)) as airflow:
             measure(airflow, ledger, probes, 2)  # the first runs also wait for the DAGs to be read
             latency = measure(airflow, ledger, probes, events)
+            gaps = _gaps(airflow)
     finally:
         stack.down(settings)
     rival = "facts: Airflow, file drop -> task done"
     yield _row("bad case -> loop run started, p50", latency.at(0.5), "s", rival, FACTS["airflow_event_s"], "<=")
     yield _row("bad case -> loop run started, p95", latency.at(0.95), "s", "limit", 5.0, "<=")
+    rival = "facts: Airflow, a task in a chain"
+    yield _row("from a step's end to the next one's start, Airflow", statistics.median(gaps), "s", rival, FACTS["airflow_task_s"], "<=")
+
+
+def _write_small_credit(settings: Settings) -> None:
+    """Let Airflow find the credit scenario with a small search, and with work even without cases."""
+    path, *_ = scenario.copy("credit", "credit", settings.home / "scenarios", settings)
+    given = yaml.safe_load(path.read_text())
+    for section, values in {**SMALL, "ingest": {"mode": "always"}}.items():
+        given[section] = {**given[section], **values}
+    path.write_text(yaml.safe_dump(given))
+
+
+def _gaps(airflow: Airflow) -> list[float]:
+    """Run the loop of credit up to the blessing; return the seconds between each step's end and the next one's start."""
+    airflow.start("credit", deploy=False)
+    deadline = time.monotonic() + LOOP_S
+    while time.monotonic() < deadline:
+        if ended := [run for run in airflow.loops("credit") if run.state in ("success", "failed")]:
+            tasks = [airflow.tasks(ended[0].run_id)[step] for step in STEPS if step != "deploy"]
+            moments = [tuple(datetime.fromisoformat(task[at]) for at in ("start_date", "end_date")) for task in tasks]
+            return [(after[0] - before[1]).total_seconds() for before, after in pairwise(moments)]
+        time.sleep(0.5)
+    raise TryAgain(f"the loop of credit did not end within {LOOP_S:.0f} s", do="see Airflow's log")
 
 
 def _timed(call: Callable[[], object]) -> float:
@@ -154,7 +188,7 @@ def _timed(call: Callable[[], object]) -> float:
 
 
 def _row(case: str, ours: float, unit: str, against: str, theirs: float | None, goal: str) -> Row:
-    holds = None if theirs is None else ours <= theirs
+    holds = None if theirs is None or against.startswith("facts") else ours <= theirs  # facts were measured on another day
     ratio = None if not theirs else ours / theirs
     numbers = {"ours": round(ours, 4), "theirs": theirs, "ratio": ratio and round(ratio, 3)}
     known = {"goal": goal, "holds": holds, "seed": 0, "device": f"{os.cpu_count()} cores"}

@@ -114,6 +114,7 @@ def serve(name: ScenarioName, port: Annotated[int | None, typer.Option(help="ins
     chosen = scenario.find(name, settings)
     env = environment(chosen.serving_json(), settings)
     line = command(port or chosen.serving.port)
+    console.print(f"serving {name} at http://127.0.0.1:{port or chosen.serving.port}", highlight=False)
     os.execvpe(line[0], line, os.environ | env)
 
 

@@ -36,7 +36,7 @@ def list_cases(
 ) -> None:
     """List cases, newest first."""
     with Ledger.open(Settings.from_env().ledger) as ledger:
-        cases = ledger.cases(name, states=tuple(state) if state else None, limit=limit)
+        cases = ledger.cases(name, states=tuple(state) if state else None, limit=limit, newest_first=True)
         counts = ledger.counts(name)
     table = Table(title=f"{name}: {states(counts)}")
     for column in ("case", "state", "label", "source", "since", "reason"):
@@ -111,9 +111,9 @@ def import_cases(
 
 def _read(task: TextLine | Tabular, file: Path) -> Iterator[NewCase]:
     try:
-        lines = file.read_text().splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file} can't be read: {error.strerror}", do="check the path") from error
+        lines = file.read_text("utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} can't be read: {error}", do="give a file of JSON lines in UTF-8") from error
     for number, line in enumerate(lines, 1):
         try:
             yield _case(task, json.loads(line), "import")
@@ -124,13 +124,17 @@ def _read(task: TextLine | Tabular, file: Path) -> Iterator[NewCase]:
 def _case(task: TextLine | Tabular, given: Any, source: str) -> NewCase:
     if not isinstance(given, dict) or "item" not in given or set(given) - {"item", "label", "reviewed", "id"}:
         raise DataError("a case is an object with 'item' and, if need be, 'label', 'reviewed', 'id'", do="see atlas cases import --help")
-    label = given.get("label")
+    label, reviewed, key = given.get("label"), given.get("reviewed", False), given.get("id")
+    if not isinstance(reviewed, bool):
+        raise DataError(f"'reviewed' is {reviewed!r}", do="give true or false")
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= 200 and "\0" not in key):
+        raise DataError(f"'id' is {key!r}", do="give a text of 1 to 200 characters")
     return NewCase(
         item=item_from_json(task, given["item"]),
         source=source,
         label=None if label is None else _label(task, label),
-        reviewed=bool(given.get("reviewed", False)),
-        key=given.get("id"),
+        reviewed=reviewed,
+        key=key,
     )
 
 

@@ -26,6 +26,7 @@ from serving.spec import Serving
 
 __all__ = ["Orchestration", "Scenario", "copy", "find", "load", "names", "shipped"]
 
+_NO_SUITE: dict[str, dict[str, Any]] = {"validate": {"suite": {"name": "none", "expectations": []}}}
 _SHIPPED = Path(__file__).parent / "scenarios"
 
 
@@ -126,6 +127,7 @@ def copy(like: str, name: str, folder: Path, settings: Settings) -> list[Path]:
     if not re.fullmatch(NAME, name):
         raise ConfigError(f"'{name}' is not a scenario's name", do="use small letters, digits and _, starting with a letter")
     text = re.sub(rf"^name: {like}$", f"name: {name}", source.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^  port: \d+.*$", f"  port: {_free_port(settings)}", text, flags=re.MULTILINE)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / f"{name}.yaml"]
     suite = yaml.safe_load(text)["validate"]["suite"]
@@ -135,6 +137,11 @@ def copy(like: str, name: str, folder: Path, settings: Settings) -> list[Path]:
         text = text.replace(suite, written[1].name)
     written[0].write_text(text)
     return written
+
+
+def _free_port(settings: Settings) -> int:
+    """Return a serving port that no scenario uses yet."""
+    return max((find(name, settings, _NO_SUITE).serving.port for name in names(settings)), default=Serving().port) + 1
 
 
 def load(path: Path, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Scenario:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def start_serving(chosen: scenario.Scenario, settings: Settings) -> str:
     """Start the scenario's server and wait until it is ready; return its URL."""
     url = f"http://127.0.0.1:{chosen.serving.port}"
     name = f"serving-{chosen.name}"
+    _check_port(name, chosen.serving.port, "change serving.port in the scenario, or stop what listens there", settings)
     _start(name, launch.command(chosen.serving.port), launch.environment(chosen.serving_json(), settings), settings)
     _wait(name, f"{url}/readyz", SERVING_TIMEOUT_S, settings)
     return url
@@ -77,6 +79,7 @@ def start_airflow(settings: Settings) -> None:
     script = Path(__file__).parents[1] / "infra" / "airflow" / "standalone.sh"
     if not script.is_file():
         raise ConfigError(f"{script} is missing", do="run from a checkout of ATLAS: Airflow needs dags/ and infra/ beside it")
+    _check_port("airflow", AIRFLOW_PORT, "stop what listens there: another Airflow, perhaps", settings)
     _start("airflow", [str(script)], {"AIRFLOW__API__PORT": str(AIRFLOW_PORT)}, settings)
 
 
@@ -106,6 +109,22 @@ def _start(name: str, command: Sequence[str], env: Mapping[str, str], settings: 
             start_new_session=True,
         )
     pid_file.write_text(f"{process.pid} {psutil.Process(process.pid).create_time()}")
+
+
+def _check_port(name: str, port: int, do: str, settings: Settings) -> None:
+    """Refuse a port that somebody else listens on: their answers would be taken for ours.
+
+    Raises:
+        ConfigError: The port is taken, and not by what we started under this name.
+    """
+    if _running(settings.home / "run" / f"{name}.pid") is not None:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"port {port}, which {name} needs, is taken", do=do) from error
 
 
 def _running(pid_file: Path) -> psutil.Process | None:

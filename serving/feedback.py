@@ -134,7 +134,7 @@ class Feedback:
         return self._keep(ledger, item, label, given, None)
 
     def _keep(self, ledger: Ledger, item: Item, label: str | float, given: _Given, prediction: Prediction | None) -> Outcome:
-        key = given.id or digest_of([given.prediction_id or item.content, label])[:32]
+        key = given.id or digest_of([given.prediction_id or item.content, label, *(["reviewed"] if given.reviewed else [])])[:32]
         receipt = ledger.add_case(
             self._scenario,
             NewCase(

@@ -42,7 +42,8 @@ def run(ctx: Context, params: Params) -> None:
         raise DataError("the dataset has no row", do="give the scenario base annotations, or label cases")
     columns = [name for name in table.column_names if not name.startswith("_") and name != "image"]
     names = slice_names(params.task, params.slices, columns)
-    rows = evaluated(table, snapshot["claimed"])
+    unsettled = [case for case, state in snapshot["states"].items() if state != "closed"]  # an earlier try may have merged them
+    rows = evaluated(table, [*snapshot["claimed"], *unsettled])
     baseline: str | None = snapshot["champion"]["model"] if snapshot["champion"] else None
     challenger, champion = load(ctx.path("model")), load(ctx.open(baseline)) if baseline else None
 

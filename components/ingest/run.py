@@ -57,12 +57,23 @@ def run(ctx: Context, params: Params) -> None:
 
     rows = base(params, ctx.settings, ctx.work / "feast")
     cases = case_rows(params.task, [*claimed, *(case for case in merged if case.id not in ids)])
-    before = read_dataset(ctx.open(parent.ref), ["_id", "_group", "_split"]) if parent else None
-    table = combine(rows, cases, before)
+    table = combine(rows, cases, _before(ctx))
     write_dataset(table, ctx.out("dataset"))
     counts = {"base": rows.num_rows, "cases": len({*ids, *(case.id for case in merged)}), "claimed": len(ids)}
     ctx.note("dataset", rows=table.num_rows, columns=table.num_columns, **counts)
     logger.info("%d annotations: %d base rows, %d cases (%d new)", table.num_rows, counts["base"], counts["cases"], counts["claimed"])
+
+
+def _before(ctx: Context) -> pa.Table | None:
+    """Return the group and split that every item had in the newest dataset version that held it.
+
+    All versions are asked, not the parent alone: an item that was held for review in between must not change its split.
+    """
+    seen: dict[str, dict[str, str]] = {}
+    for version in reversed(ctx.ledger.dataset_versions(ctx.scenario)):
+        for row in read_dataset(ctx.open(version.ref), ["_id", "_group", "_split"]).to_pylist():
+            seen.setdefault(row["_id"], row)
+    return pa.Table.from_pylist(sorted(seen.values(), key=lambda row: row["_id"])) if seen else None
 
 
 def base(params: Params, settings: Settings, work: Path) -> pa.Table:

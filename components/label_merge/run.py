@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ def run(ctx: Context, params: Params) -> None:
     dataset, held = merge_table(read_dataset(ctx.path("dataset")), params)
     _check_splits(dataset, params)
     quarantine = read_dataset(ctx.path("quarantine"), ["_case", "_rule"])
-    cases = fates(snapshot["claimed"], dataset, held, quarantine)
+    cases = fates(snapshot["claimed"], dataset, held, quarantine, settled=snapshot["states"])
     write_dataset(dataset, ctx.out("dataset"))
     (ctx.out("dataset") / CASES_FILE).write_bytes(canonical(cases))
     write_dataset(held, ctx.out("review"))
@@ -94,8 +94,10 @@ def merge_table(rows: pa.Table, params: Params) -> tuple[pa.Table, pa.Table]:
     return items, review
 
 
-def fates(claimed: Sequence[str], items: pa.Table, held: pa.Table, quarantine: pa.Table) -> dict[str, Any]:
-    """Say what became of each claimed case. One whose every annotation is in quarantine is quarantined.
+def fates(claimed: Sequence[str], items: pa.Table, held: pa.Table, quarantine: pa.Table, settled: Collection[str] = ()) -> dict[str, Any]:
+    """Say what became of each claimed case, and of each that was merged before and now falls out of the dataset.
+
+    A case whose every annotation is in quarantine is quarantined.
 
     Raises:
         DataError: A claimed case is nowhere: it would be lost.
@@ -107,14 +109,15 @@ def fates(claimed: Sequence[str], items: pa.Table, held: pa.Table, quarantine: p
         if case:
             broke.setdefault(case, set()).add(rule)
     result: dict[str, Any] = {"merged": [], "held": {}, "quarantined": {}}
-    for case in sorted(claimed):
+    for case in sorted({*claimed, *settled}):
         if case in merged:
-            result["merged"].append(case)
+            if case in claimed:
+                result["merged"].append(case)
         elif case in why_held:
             result["held"][case] = why_held[case]
         elif case in broke:
             result["quarantined"][case] = "; ".join(sorted(broke[case]))
-        else:
+        elif case in claimed:
             raise DataError(f"the claimed case {case} is in no output of validate", do="run ingest and validate again")
     return result
 

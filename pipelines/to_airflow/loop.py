@@ -18,7 +18,7 @@ from airflow.sdk import DAG, IdentityMapper, PartitionedAssetTimetable, TriggerR
 from airflow.sdk.exceptions import AirflowSkipException
 
 from components.core.contract import STEPS
-from components.core.ledger import Ledger
+from components.core.ledger import LEASE_TTL_S, Ledger
 from components.core.settings import Settings
 from components.core.step import load_spec
 from components.core.store import open_store
@@ -120,6 +120,8 @@ class Approval(ApprovalOperator):
             raise AirflowSkipException("no approval wanted")
         with said_to_airflow():
             folder = open_store(Settings.from_env()).fetch(refs_of(context, "evaluate")["blessing"])
+            with Ledger.open(Settings.from_env().ledger) as ledger:  # nobody renews while a person thinks; `finish` gives it back
+                ledger.acquire(plan.scenario, plan.run_id, plan.approval_timeout_s + LEASE_TTL_S)
         self.subject = f"Deploy the new model of {plan.scenario}?"
         self.body = summary(json.loads((folder / "blessing.json").read_text()))
         self.response_timeout = timedelta(seconds=plan.approval_timeout_s)

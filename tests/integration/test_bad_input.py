@@ -131,6 +131,8 @@ def test_unknown_scenario_gets_the_nearest(world: World) -> None:
         ('{"item": {"features": {"size": 9, "kind": "a", "color": 1}}, "label": "yes"}', ["unknown", "color"]),
         ('{"item": {"features": {"size": 9, "kind": "a"}}, "label": "perhaps"}', ["perhaps", "vocabulary"]),
         ('{"item": ', ["line 2"]),
+        ('{"item": {"features": {"size": 9, "kind": "a"}}, "label": "yes", "reviewed": "false"}', ["reviewed", "true or false"]),
+        ('{"item": {"features": {"size": 9, "kind": "a"}}, "label": "yes", "id": 7}', ["'id' is 7"]),
     ],
 )
 def test_a_wrong_line_stops_an_import_before_anything_is_added(world: World, line: str, words: list[str]) -> None:

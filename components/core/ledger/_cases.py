@@ -103,8 +103,10 @@ class Cases:
             raise _unknown(case_id)
         return found[0]
 
-    def cases(self, scenario: str, *, states: Collection[str] | None = None, limit: int | None = None) -> list[Case]:
-        """Return a scenario's cases, oldest first."""
+    def cases(
+        self, scenario: str, *, states: Collection[str] | None = None, limit: int | None = None, newest_first: bool = False
+    ) -> list[Case]:
+        """Return a scenario's cases, oldest first unless `newest_first`; `limit` keeps the first of them."""
         conditions = [cases.c.scenario == scenario]
         if states is not None:
             for state in states:
@@ -112,7 +114,7 @@ class Cases:
                     raise DataError(f"'{state}' is no state of a case", do=nearest(state, STATES))
             conditions.append(cases.c.state.in_(list(states)))
         with self._db.read() as connection:
-            return read_cases(connection, *conditions, limit=limit)
+            return read_cases(connection, *conditions, limit=limit, newest_first=newest_first)
 
     def history(self, case_id: str) -> list[CaseEvent]:
         """Return every change of the case's state, oldest first.
@@ -186,22 +188,28 @@ class _Arrivals:
 
 
 def read_cases(
-    connection: Connection, *conditions: ColumnElement[bool], limit: int | None = None, last_label: Mapping[str, int] | None = None
+    connection: Connection,
+    *conditions: ColumnElement[bool],
+    limit: int | None = None,
+    last_label: Mapping[str, int] | None = None,
+    newest_first: bool = False,
 ) -> list[Case]:
-    """Read cases with their labels, oldest case first.
+    """Read cases with their labels.
 
     Args:
         connection: An open transaction.
         conditions: On the table `cases`.
         limit: At most this many.
         last_label: Case id -> the newest label number to show.
+        newest_first: The order; by default the oldest case comes first.
     """
     joined = cases.outerjoin(dataset_cases, dataset_cases.c.case_id == cases.c.id).outerjoin(
         dataset_versions,
         (dataset_versions.c.scenario == dataset_cases.c.scenario) & (dataset_versions.c.seq == dataset_cases.c.seq),
     )
     query = select(cases, dataset_versions.c.ref.label("dataset")).select_from(joined).where(*conditions)
-    rows = connection.execute(query.order_by(cases.c.created_at, cases.c.id).limit(limit)).all()
+    keys = (cases.c.created_at, cases.c.id)
+    rows = connection.execute(query.order_by(*(key.desc() if newest_first else key for key in keys)).limit(limit)).all()
     found = _labels(connection, [row.id for row in rows], last_label)
     return [
         Case(

@@ -159,8 +159,13 @@ def _settle(connection: Connection, moves: Moves, fates: Mapping[str, tuple[str,
         state = moves.states[case]
         if state == fate or (fate == "merged" and state in ("verified", "closed", "reopened")):
             continue  # a version that only repeats it
+        settled = state in ("merged", "verified", "closed", "reopened")
+        if case not in seen and not settled:
+            continue  # not this run's, and somebody is at it already
         if case in seen and state in ("merged", "held", "quarantined"):
             moves.to(case, "labelled", "the run commits again")  # its code changed between a kill and the re-run
+        elif settled:
+            moves.to(case, "labelled", "the new version does not hold it any more")
         moves.to(case, fate, why)  # type: ignore[arg-type]
         if case in seen and newest.get(case, 0) > seen[case]:
             moves.to(case, "labelled", "labelled while a run was merging it")
