@@ -45,6 +45,24 @@ class CasesContract:
         assert [(label.value, label.key) for label in case.labels] == [("5", "k1")]
         assert [(event.before, event.after) for event in ledger.history(case.id)] == [(None, "open"), ("open", "labelled")]
 
+    def test_a_case_that_falls_out_of_a_later_version_waits_for_a_person(self, ledger: Ledger) -> None:
+        first = ledger.add_case(S, new("a", "5", key="k1")).case_id
+        committed(ledger, "r1")
+        deployed(ledger, "r1", right=[first])
+        second = ledger.add_case(S, new("b", "6", key="k2")).case_id
+        ledger.acquire(S, "r2")
+        ledger.claim(S, "r2")
+        ledger.commit_dataset(S, "r2", artifact("Dataset", "r2"), merged=[second], held={}, quarantined={first: "width"})
+        assert (ledger.case(first).state, ledger.case(second).state) == ("quarantined", "merged")
+        assert [event.after for event in ledger.history(first)][-3:] == ["closed", "labelled", "quarantined"]
+
+    def test_the_newest_can_be_asked_for_first(self, ledger: Ledger, clock: Any) -> None:
+        old = ledger.add_case(S, new("a", "5")).case_id
+        clock.move(1)
+        young = ledger.add_case(S, new("b", "6")).case_id
+        assert [case.id for case in ledger.cases(S, limit=1)] == [old]
+        assert [case.id for case in ledger.cases(S, limit=1, newest_first=True)] == [young]
+
     def test_a_batch_answers_in_order_and_counts_repeats_once(self, ledger: Ledger) -> None:
         names = ["b", "a", "b", "c", "a"]
         receipts = ledger.add_cases(S, [new(name, "5", key=name) for name in names])

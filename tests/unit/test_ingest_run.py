@@ -165,6 +165,15 @@ class TestWithChampion:
         assert set(cases) == {5.0, 7.0}
         assert {row["_pinned"] for row in cases.values()} == {"holdout"}, "both are of the group that the parent holds out"
 
+    def test_a_split_outlasts_a_version_that_lacks_the_item(
+        self, base: Path, serving: str, tmp_path: Path, store: ArtifactStore, ledger: Ledger, run_step: RunStep
+    ) -> None:
+        ledger.acquire("loans", "r1")
+        version(store, ledger, tmp_path, [])  # the item was held for review, say
+        ledger.release("loans", "r1")
+        rows = read_dataset(store.fetch(run_step("ingest", params(base, mode="always"), run_id="r2")["dataset"].ref)).to_pylist()
+        assert [row["_pinned"] for row in rows if row["_case"]] == ["holdout"]
+
     def test_a_relabelled_case_keeps_its_settled_state(
         self, base: Path, serving: str, store: ArtifactStore, ledger: Ledger, run_step: RunStep
     ) -> None:

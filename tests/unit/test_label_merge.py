@@ -195,3 +195,11 @@ class TestFates:
         items, held = merge_table(table([row("a", case=True)]), PARAMS)
         with pytest.raises(DataError, match="case-z is in no output"):
             fates(["case-z"], items, held, pa.table({"_case": pa.array([], pa.string()), "_rule": pa.array([], pa.string())}))
+
+
+def test_a_settled_case_that_falls_out_is_said_and_one_that_stays_is_not() -> None:
+    items = pa.table({"_case": pa.array(["stays", None])})
+    held = pa.table({"_case": ["fell"], "_reason": ["two labels"]})
+    quarantine = pa.table({"_case": ["broke"], "_rule": ["width"]})
+    found = fates([], items, held, quarantine, settled=["stays", "fell", "broke"])
+    assert found == {"merged": [], "held": {"fell": "two labels"}, "quarantined": {"broke": "width"}}
