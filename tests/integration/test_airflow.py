@@ -33,7 +33,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 EVENTS = 20
-GOAL_S = 5.0
 TINY = """
 name: tiny
 task: {{kind: tabular, problem: binary, classes: ["no", "yes"], features: {{x: number, y: number}}}}
@@ -168,13 +167,11 @@ def test_a_bad_param_is_refused_with_400(running: Running, scenario: str, params
         running.airflow.start(scenario, **params)
 
 
-def test_bad_cases_start_loops_within_seconds(running: Running, record_property: Callable[[str, object], None]) -> None:
-    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    took = measure(running.airflow, running.ledger, running.probes, EVENTS)
+def test_every_bad_case_starts_a_loop(running: Running, record_property: Callable[[str, object], None]) -> None:
+    took = measure(running.airflow, running.ledger, running.probes, EVENTS)  # raises when an event starts no run
     record_property("p50_s", took.at(0.5))
-    record_property("p95_s", took.at(0.95))
-    print(f"feedback -> run started, {EVENTS} events: p50 {took.at(0.5):.2f} s, p95 {took.at(0.95):.2f} s, load a core {busy:.1f}")
-    assert took.at(0.95) < (GOAL_S if busy < 1 else 3 * GOAL_S)  # other tests may keep the cores busy
+    record_property("p95_s", took.at(0.95))  # how fast is `atlas bench loop`'s to judge
+    assert len(took.seconds) == EVENTS
 
 
 def test_a_violated_contract_is_not_retried_and_the_lease_is_given_back(running: Running) -> None:
