@@ -160,8 +160,8 @@ def _settle(connection: Connection, moves: Moves, fates: Mapping[str, tuple[str,
         if state == fate or (fate == "merged" and state in ("verified", "closed", "reopened")):
             continue  # a version that only repeats it
         settled = state in ("merged", "verified", "closed", "reopened")
-        if case not in seen and not settled:
-            continue  # not this run's, and somebody is at it already
+        if case not in seen and not settled and state != "open":
+            continue  # not this run's, and somebody is at it already; an open case has no label that could be merged
         if case in seen and state in ("merged", "held", "quarantined"):
             moves.to(case, "labelled", "the run commits again")  # its code changed between a kill and the re-run
         elif settled:
