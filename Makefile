@@ -13,7 +13,7 @@ ifneq ($(PIP_FIND_LINKS),)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help demo up down test check types unit bench golden test-containers clean
+.PHONY: help demo up down test check types unit bench bench-automl golden test-containers clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,8 +49,12 @@ unit:
 test: $(VENV)/.installed ## every test that needs no container engine and no GPU
 	$(BIN)/pytest tests/unit tests/contract tests/integration -m 'not container and not gpu and not benchmark' -q --durations=15
 
-bench: $(VENV)/.installed ## benchmarks, one JSON object a line
+bench: $(VENV)/.installed ## benchmarks, one JSON object a line (a quarter of an hour)
 	$(BIN)/atlas bench loop --json
+	$(BIN)/atlas bench automl --quick --json
+
+bench-automl: $(VENV)/.installed ## Genesis beside FLAML, AutoGluon and LightGBM on 14 tables (hours; goes on where it was stopped)
+	$(BIN)/atlas bench automl --json
 
 golden: $(VENV)/.installed ## rewrite the compiled pipelines under tests/golden; read the diff
 	$(BIN)/atlas compile --all --to tests/golden

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -158,11 +159,18 @@ def status(name: Annotated[str | None, typer.Argument(metavar="[SCENARIO]")] = N
 
 
 @app.command()
-def report(name: ScenarioName, run_id: Annotated[str, typer.Option(help="default: the newest run that has one")] = "") -> None:
-    """Where the newest reports of a scenario are (evaluate, automl, validate)."""
+def report(
+    name: ScenarioName,
+    run_id: Annotated[str, typer.Option(help="default: the newest run that has one")] = "",
+    open_: Annotated[bool, typer.Option("--open", help="show the pages in the browser")] = False,
+) -> None:
+    """What the newest search of a scenario came to, and where its newest reports are (evaluate, automl, validate)."""
     settings = Settings.from_env()
     with Ledger.open(settings.ledger) as ledger:
-        show.reports(console, ledger, open_store(settings), name, run_id or None)
+        pages = show.reports(console, ledger, open_store(settings), name, run_id or None, in_full=True)
+    for page in pages if open_ else ():
+        if not webbrowser.open(page.as_uri()):
+            raise ConfigError("no browser could be started here", do=f"open {page} yourself")
 
 
 @app.command()
@@ -241,14 +249,20 @@ def compile(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="loop")] = "loop",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="loop, automl")] = "loop",
     quick: Annotated[bool, typer.Option(help="a smaller version of the same measurement")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one object a line")] = False,
+    tables: Annotated[str, typer.Option(help="automl: only these tables, with commas between")] = "",
+    systems: Annotated[str, typer.Option(help="automl: only these of ours,flaml,autogluon,lightgbm")] = "",
+    cases: Annotated[str, typer.Option(help="automl: only these of cold,warm,workers,rgpe")] = "",
+    seed: Annotated[int, typer.Option(help="automl: which rows are put aside")] = 0,
+    again: Annotated[bool, typer.Option(help="automl: measure anew what was measured before")] = False,
 ) -> None:
-    """Measure; each figure stands beside a rival's or a limit."""
+    """Measure; each figure stands beside a rival's or a limit. What was interrupted goes on where it was."""
     from pipelines import bench as benches
 
-    show.bench(console, benches.run(name, quick=quick), as_json=as_json)
+    chosen = {key: tuple(filter(None, text.split(","))) for key, text in (("tables", tables), ("systems", systems), ("cases", cases))}
+    show.bench(console, benches.run(name, quick=quick, seed=seed, again=again, **chosen), as_json=as_json)
 
 
 if __name__ == "__main__":

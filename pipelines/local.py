@@ -37,12 +37,14 @@ class StepReport:
         step: Its name.
         state: `started`, `done`, `reused` (an earlier result was taken), `nothing` (no work) or `skipped` (the gate refused).
         seconds: Wall-clock seconds.
+        log: What the step says while it runs; None: it was not started.
     """
 
     step: str
     state: Literal["started", "done", "reused", "nothing", "skipped"]
     seconds: float = 0.0
     outputs: Mapping[str, Artifact] = field(default_factory=dict)
+    log: Path | None = None
 
 
 def run_local(
@@ -120,9 +122,10 @@ def _run_node(
     if found is not None:
         on_step(StepReport(node.name, "reused", time.monotonic() - began, found))
         return found
-    on_step(StepReport(node.name, "started"))
+    folder = settings.home / "runs" / run_id
+    on_step(StepReport(node.name, "started", log=folder / f"{node.name}.log"))
     try:
-        refs = _spawn(node, inputs, run_id, settings, steps)
+        refs = _spawn(node, inputs, run_id, folder, steps)
     except NothingToDo:
         on_step(StepReport(node.name, "nothing", time.monotonic() - began))
         raise
@@ -131,8 +134,7 @@ def _run_node(
     return made
 
 
-def _spawn(node: Node, inputs: Mapping[str, str], run_id: str, settings: Settings, steps: _Steps) -> dict[str, str]:
-    folder = settings.home / "runs" / run_id
+def _spawn(node: Node, inputs: Mapping[str, str], run_id: str, folder: Path, steps: _Steps) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     params, result, log = (folder / f"{node.name}.{suffix}" for suffix in ("params.json", "json", "log"))
     params.write_text(json.dumps(node.params))

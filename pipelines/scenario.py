@@ -27,6 +27,7 @@ from serving.spec import Serving
 __all__ = ["Orchestration", "Scenario", "copy", "find", "load", "names", "shipped"]
 
 _NO_SUITE: dict[str, dict[str, Any]] = {"validate": {"suite": {"name": "none", "expectations": []}}}
+_MEMBERS_SHARE = 0.9
 _SHIPPED = Path(__file__).parent / "scenarios"
 
 
@@ -73,7 +74,8 @@ class Scenario(Frozen):
         if not isinstance(given, Mapping):
             raise ValueError("a scenario is a mapping of sections")
         shared = {"scenario": given.get("name"), "task": given.get("task")}
-        return {**given, **{step: {**(given.get(step) or {}), **shared} for step in STEPS}}
+        usual = {"automl": _limits(given.get("evaluate"))}
+        return {**given, **{step: {**usual.get(step, {}), **(given.get(step) or {}), **shared} for step in STEPS}}
 
     def params(self, step: str) -> dict[str, Any]:
         """Return a step's params as plain JSON data."""
@@ -83,6 +85,14 @@ class Scenario(Frozen):
     def serving_json(self) -> dict[str, Any]:
         """Return what a server needs to know, as plain JSON data."""
         return self.model_dump(mode="json", include={"name", "title", "task", "serving"})
+
+
+def _limits(evaluate: Any) -> dict[str, Any]:
+    """What the gate will ask for limits the search, unless its own section says otherwise."""
+    gate = evaluate.get("gate") if isinstance(evaluate, Mapping) else None
+    size = gate.get("max_size_mb") if isinstance(gate, Mapping) else None
+    # The description and the card are weighed too.
+    return {"max_size_mb": _MEMBERS_SHARE * size} if isinstance(size, int | float) and size > 0 else {}
 
 
 def folders(settings: Settings) -> list[Path]:

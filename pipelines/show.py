@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,14 +14,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
+from components.core.artifacts import OBSERVED
 from components.core.errors import NothingToDo
 from components.core.ledger import Ledger
 from components.core.store import ArtifactStore
 from pipelines.local import StepReport
+from pipelines.show_search import number, show_search
 
-__all__ = ["Progress", "bench", "outcome", "places", "reports", "short", "states", "status"]
+__all__ = ["Progress", "bench", "last_said", "outcome", "places", "reports", "short", "states", "status"]
 
+_TAIL_BYTES = 16_384
+_LOGGED = re.compile(r"[DIWEC] ([\w.]+): (.*)")
+"""A line of `components.core.log`: level, logger, message."""
 _PAGES = {"evaluate": "report.html", "automl": "report.html", "validate": "report.html"}
 
 
@@ -37,11 +46,14 @@ class Progress:
 
     def __init__(self, console: Console, steps: Iterable[str]) -> None:
         self._reports: dict[str, StepReport | None] = dict.fromkeys(steps)
+        self._began = time.monotonic()
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8, transient=not console.is_terminal)
         self._console = console
 
     def __call__(self, report: StepReport) -> None:
         self._reports[report.step] = report
+        if report.state == "started":
+            self._began = time.monotonic()
         if not self._console.is_terminal and report.state != "started":
             self._console.print(f"{report.step:<12} {report.state:<8} {report.seconds:6.2f} s  {_facts(report)}", highlight=False)
 
@@ -62,10 +74,35 @@ class Progress:
             if report is None:
                 table.add_row(step, "[dim]waits[/]")
             elif report.state == "started":
-                table.add_row(step, Spinner("dots", "runs"))
+                said = Text(last_said(report.log), style="dim", overflow="ellipsis", no_wrap=True)
+                table.add_row(step, Spinner("dots", "runs"), f"{time.monotonic() - self._began:.0f}", said)
             else:
                 table.add_row(step, report.state, f"{report.seconds:.2f}", _facts(report))
         return table
+
+
+def last_said(log: Path | None) -> str:
+    """Return the last line that a running step logged, without its level and origin; one that tells its progress goes before others."""
+    if log is None:
+        return ""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(file.seek(0, 2) - _TAIL_BYTES, 0))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:  # it has not begun to write
+        return ""
+    found = [match.groups() for line in lines if (match := _LOGGED.match(_plain(line)))]
+    told = [message for name, message in found if name.endswith(".progress")]
+    return (told or [message for _, message in found] or [""])[-1]
+
+
+def _plain(line: str) -> str:
+    """Return a line as the text log has it; machines may have asked for JSON."""
+    try:
+        record = json.loads(line)
+        return f"{record['level'][0].upper()} {record['from']}: {record['message']}"
+    except (ValueError, KeyError, TypeError, IndexError):
+        return line
 
 
 def _facts(report: StepReport) -> str:
@@ -98,7 +135,7 @@ def gate_table(blessing: Mapping[str, Any], latency: Mapping[str, Any]) -> Table
         interval = "" if rule.get("low") is None else f"{rule['low']:.4g} … {rule['high']:.4g}"
         verdict = "[green]ok[/]" if rule["passed"] else "[red]no[/]"
         value = latency["challenger"]["p99_ms"] if rule["name"] == "latency" else rule["value"]
-        table.add_row(rule["name"], verdict, _number(value), _number(rule["limit"]), interval)
+        table.add_row(rule["name"], verdict, number(value), number(rule["limit"]), interval)
     return table
 
 
@@ -123,8 +160,14 @@ def status(console: Console, ledger: Ledger, scenarios: Sequence[str]) -> None:
     console.print(table)
 
 
-def reports(console: Console, ledger: Ledger, store: ArtifactStore, scenario: str, run_id: str | None) -> None:
-    """Print where a run's pages are.
+def reports(
+    console: Console, ledger: Ledger, store: ArtifactStore, scenario: str, run_id: str | None, *, in_full: bool = False
+) -> list[Path]:
+    """Print where a run's pages are, and return them.
+
+    Args:
+        run_id: None: the newest run that has one.
+        in_full: Show what its search came to as well.
 
     Raises:
         NothingToDo: No run of the scenario has made one.
@@ -132,12 +175,17 @@ def reports(console: Console, ledger: Ledger, store: ArtifactStore, scenario: st
     runs = [run_id] if run_id else [run.run_id for run in sorted(ledger.runs(scenario), key=lambda run: run.started_at, reverse=True)]
     for candidate in runs:
         made = ledger.outputs(candidate)
-        found = {step: made[step]["report"] for step in _PAGES if "report" in made.get(step, {})}
+        found = {step: store.fetch(made[step]["report"]) for step in _PAGES if "report" in made.get(step, {})}
         if not found:
             continue
-        for step, ref in found.items():
-            console.print(f"{step}: {store.fetch(ref) / 'observed' / _PAGES[step]}", soft_wrap=True, highlight=False)
-        return
+        if in_full and "automl" in found:
+            show_search(console, found["automl"], scenario)
+        pages = {step: folder / OBSERVED / _PAGES[step] for step, folder in found.items()}
+        for step, page in pages.items():
+            console.print(f"{step}: {page}", soft_wrap=True, highlight=False)
+        return list(pages.values())
+    if run_id:
+        raise NothingToDo(f"run {run_id} has made no report", do=f"see the newest one: atlas report {scenario}")
     raise NothingToDo(f"no run of {scenario} has made a report", do=f"atlas run {scenario}")
 
 
@@ -160,12 +208,6 @@ def bench(console: Console, rows: Iterable[Mapping[str, Any]], *, as_json: bool)
     for row in rows:
         if as_json:
             console.print(json.dumps(row), soft_wrap=True, highlight=False, markup=False)
-        table.add_row(*(_number(row.get(column)) for column in columns))
+        table.add_row(*(number(row.get(column)) for column in columns))
     if not as_json:
         console.print(table)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "NO", None: "-"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

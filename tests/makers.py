@@ -22,7 +22,7 @@ from PIL import Image
 from components.core.artifacts import Artifact, Kind, canonical, describe
 from components.core.params import Tabular, TextLine
 from components.core.store import ArtifactStore
-from components.model import save
+from components.model import Member, save
 
 DIGITS = TextLine()
 LOANS = Tabular(problem="binary", classes=("paid", "default"), features={"income": "number", "grade": "category"})
@@ -67,7 +67,8 @@ def reader(folder: Path, mistakes: Mapping[str, str] | None = None, sharpness: f
     graph = helper.make_graph(nodes, "reader", inputs, outputs, constants)
     weights = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
     rule = {"height": _HEIGHT, "multiple": _CELL, "min_width": 16, "max_width": 2048}
-    save(folder, task=DIGITS, learner="template", runtime="onnx", weights=weights, preprocessing=rule, recipe={}, card="A template.\n")
+    member = Member(learner="template", runtime="onnx", file="member-0.onnx", weight=1.0, folds=(1,), preprocessing=rule)
+    save(folder, task=DIGITS, members=[(member, weights)], recipe={}, card="A template.\n")
     return folder
 
 
@@ -91,7 +92,8 @@ def scorer(folder: Path, task: Tabular = LOANS, *, trees: int = 20, noise: float
         ]
     }
     weights = booster.model_to_string().encode()
-    save(folder, task=task, learner="lightgbm", runtime="lightgbm", weights=weights, preprocessing=plan, recipe={}, card="Trees.\n")
+    member = Member(learner="lightgbm", runtime="lightgbm", file="member-0.txt", weight=1.0, folds=(trees,), preprocessing=plan)
+    save(folder, task=task, members=[(member, weights)], recipe={}, card="Trees.\n")
     return folder
 
 

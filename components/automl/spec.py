@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import Field
 
 from components.core.contract import Port, Resources, Spec
-from components.core.params import StepParams
+from components.core.params import Frozen, StepParams
+from components.train.validation import Validation
 
-__all__ = ["SPEC", "Params"]
+__all__ = ["SPEC", "Expert", "Params"]
+
+
+class Expert(Frozen):
+    """A pipeline of the user's own; it is judged like any other, and the better one wins."""
+
+    learner: str = Field(min_length=1)
+    features: dict[str, Any] = Field(default_factory=dict)
+    params: dict[str, Any] = Field(default_factory=dict)
 
 
 class Params(StepParams):
-    """The scenario's `automl` section."""
+    """The scenario's `automl` section. Nothing needs to be set."""
 
-    trials: int = Field(20, gt=0, description="trial budget")
+    trials: int | None = Field(None, gt=0, description="pipelines to try; with one worker equal data then give an equal recipe")
     budget_s: float = Field(120, gt=0, description="wall-clock budget; whichever ends first")
+    workers: int = Field(0, ge=0, le=256, description="processes; 0: one a core if only the time is limited, else one")
     learners: tuple[str, ...] = Field((), description="learners to try; empty: all that fit the task")
+    sampler: Literal["auto", "tpe", "rgpe", "random"] = Field("auto", description="auto: rgpe when there is a history, else tpe")
+    validation: Validation | None = Field(None, description="how pipelines are judged; none: folds by the hash of the group key")
+    expert: tuple[Expert, ...] = Field((), description="pipelines of your own to try first")
+    transfer: bool = Field(True, description="learn from earlier searches")
+    parents: tuple[str, ...] = Field((), description="scenarios whose data this one merges: their searches count as its own")
+    members: int = Field(8, gt=0, le=50, description="pipelines in the ensemble, at most; 1: the best one alone")
+    max_size_mb: float | None = Field(60, gt=0, description="of the model's files; none: no limit")
+    max_us_per_row: float | None = Field(100, gt=0, description="of one core in a batch prediction, estimated; none: no limit")
+    max_memory_mb: float | None = Field(None, gt=0, description="of a worker; learners that need more are not started again")
     seed: int = 0
-    max_rows: int | None = Field(None, gt=0, description="search on at most this many training rows")
+    max_rows: int | None = Field(None, gt=0, description="search on at most this many training rows; train then fits on all")
 
 
 SPEC = Spec(
     name="automl",
-    summary="Search features, model and hyperparameters under a budget; write the recipe.",
+    summary="Search features, models, hyperparameters and an ensemble of them under a budget; write the recipe.",
     params=Params,
-    inputs={"dataset": Port("Dataset", "the dataset version"), "snapshot": Port("Snapshot", "names the champion, whose recipe is tried")},
-    outputs={"recipe": Port("Recipe", "the winning pipeline, declarative"), "report": Port("Report", "every trial")},
+    inputs={"dataset": Port("Dataset", "the dataset version"), "snapshot": Port("Snapshot", "names the champion and earlier searches")},
+    outputs={"recipe": Port("Recipe", "the winning ensemble and its fitted members"), "report": Port("Report", "every trial")},
     resources=Resources(memory_mb=4096, image="learn"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +14,14 @@ __all__ = ["NAME", "Frozen", "StepParams", "Tabular", "Task", "TextLine", "is_fi
 
 NAME = r"^[a-z][a-z0-9_]{0,39}$"
 """A scenario's name."""
+
+
+_METRICS: Mapping[str, tuple[str, ...]] = {
+    "binary": ("auc", "logloss", "accuracy"),
+    "multiclass": ("accuracy", "logloss"),
+    "regression": ("rmse", "mae"),
+}
+"""What may decide; the first is the default."""
 
 
 def is_finite(number: float) -> bool:
@@ -75,12 +84,21 @@ class Tabular(Frozen):
         problem: `binary`, `multiclass` or `regression`.
         classes: The label vocabulary; for binary (negative, positive). Empty for regression.
         features: Feature name -> `number` or `category`: the input signature. Values may be missing.
+        metric: The figure that decides; by default auc, accuracy or rmse.
     """
 
     kind: Literal["tabular"] = "tabular"
     problem: Literal["binary", "multiclass", "regression"]
     classes: tuple[str, ...] = ()
     features: dict[str, Literal["number", "category"]] = Field(min_length=1)
+    metric: Literal["auc", "accuracy", "logloss", "rmse", "mae"] = "auc"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_metric(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("metric") is None and given.get("problem") in _METRICS:
+            return {**given, "metric": _METRICS[given["problem"]][0]}
+        return given
 
     @model_validator(mode="after")
     def _vocabulary(self) -> Tabular:
@@ -89,17 +107,14 @@ class Tabular(Frozen):
             raise ValueError(
                 f"classes {list(self.classes)} do not fit problem '{self.problem}': binary has 2, multiclass more, regression none"
             )
+        if self.metric not in _METRICS[self.problem]:
+            raise ValueError(f"metric '{self.metric}' is none of a {self.problem} task: use one of {', '.join(_METRICS[self.problem])}")
         return self
-
-    @property
-    def metric(self) -> str:
-        """The figure that decides."""
-        return {"binary": "auc", "multiclass": "accuracy", "regression": "rmse"}[self.problem]
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger metric is better."""
-        return self.problem != "regression"
+        return self.metric in ("auc", "accuracy")
 
     def check_label(self, label: Any) -> str | float:
         """Return the label, or raise DataError: it is outside the vocabulary, or not a finite number."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from components.core.artifacts import canonical
-from components.core.errors import NothingToDo
+from components.core.errors import DataError, NothingToDo
+from components.core.params import Tabular
 from components.core.tables import read_dataset, write_dataset
 from components.ingest.annotations import base_rows, case_rows, check_labels
 from components.ingest.matching import combine, select
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_FILE = "snapshot.json"
 _SETTLED = ("merged", "verified", "closed", "reopened")
+_OWN_STUDIES = 20
+_STUDIES = 60
+"""How many finished searches a new one may learn from: the scenario's own first, then others of the same problem."""
 
 
 def run(ctx: Context, params: Params) -> None:
@@ -51,6 +55,7 @@ def run(ctx: Context, params: Params) -> None:
         "parent": parent.ref if parent else None,
         "claimed": sorted(ids),
         "states": {case.id: _settled_state(ctx.ledger, case) for case in merged},
+        "studies": _studies(ctx, params),
     }
     (ctx.out("snapshot") / SNAPSHOT_FILE).write_bytes(canonical(snapshot))
     ctx.note("snapshot", scenario=ctx.scenario, claimed=len(ids), champion=champion.model if champion else None)
@@ -62,6 +67,21 @@ def run(ctx: Context, params: Params) -> None:
     counts = {"base": rows.num_rows, "cases": len({*ids, *(case.id for case in merged)}), "claimed": len(ids)}
     ctx.note("dataset", rows=table.num_rows, columns=table.num_columns, **counts)
     logger.info("%d annotations: %d base rows, %d cases (%d new)", table.num_rows, counts["base"], counts["cases"], counts["claimed"])
+
+
+def _studies(ctx: Context, params: Params) -> list[str]:
+    """Return references of finished searches, the scenario's newest first; those of this run are left out, lest a re-run differ."""
+    task = params.task
+    problem = task.problem if isinstance(task, Tabular) else task.kind
+    own = ctx.ledger.studies(problem=problem, scenario=ctx.scenario, but_of_run=ctx.run_id, limit=_OWN_STUDIES)
+    others = ctx.ledger.studies(problem=problem, other_than=ctx.scenario, but_of_run=ctx.run_id, limit=_STUDIES - len(own))
+    found = []
+    for ref in dict.fromkeys(study.ref for study in (*own, *others)):
+        try:
+            found.append(ctx.store.get(ref).ref)
+        except DataError:
+            logger.info("the study in %s is gone; the search does without it", ref)
+    return found
 
 
 def _before(ctx: Context) -> pa.Table | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.model.answer import Answer
-from components.model.format import ModelSpec, read_spec, save
+from components.model.format import Member, ModelSpec, read_spec, save
 from components.model.predictor import Predictor, load
 
-__all__ = ["Answer", "ModelSpec", "Predictor", "load", "read_spec", "save"]
+__all__ = ["Answer", "Member", "ModelSpec", "Predictor", "load", "read_spec", "save"]

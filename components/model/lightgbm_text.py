@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from components.core.errors import IntegrityError
 
-__all__ = ["check_trees"]
+__all__ = ["Forest", "check_trees"]
 
 _PER_LEAF = {"leaf_value": float, "leaf_weight": float, "leaf_count": int}
 _PER_SPLIT = {
@@ -37,7 +38,24 @@ _TAIL = re.compile(
 )
 
 
-def check_trees(content: bytes) -> None:
+@dataclass(frozen=True)
+class Forest:
+    """What a LightGBM text says of itself.
+
+    Attributes:
+        features: Columns of the matrix that it takes.
+        outputs: Trees of one iteration: 1, or one a class.
+        iterations: How many.
+        objective: Decides what becomes of the raw sums, as LightGBM writes it; None: they are the answer.
+    """
+
+    features: int
+    outputs: int
+    iterations: int
+    objective: str | None
+
+
+def check_trees(content: bytes) -> Forest:
     """Check that a LightGBM text holds whole trees over known features.
 
     Raises:
@@ -61,15 +79,17 @@ def check_trees(content: bytes) -> None:
         # LightGBM jumps from tree to tree by these sizes; a tree's text is "Tree=" to its last newline.
         if [int(size) for size in facts["tree_sizes"].split()] != [len("Tree=") + len(tree) + 1 for tree in trees]:
             raise _broken("its trees do not have the sizes written down")
-        if int(facts["num_class"]) < 1 or len(trees) % int(facts["num_tree_per_iteration"]):
+        outputs = int(facts["num_tree_per_iteration"])
+        if outputs < 1 or int(facts["num_class"]) != outputs or not trees or len(trees) % outputs:
             raise _broken("it has no whole number of iterations")
         for index, tree in enumerate(trees):
             number, _, fields = tree.partition("\n")
             if number != str(index):
                 raise _broken(f"tree {index} is not where it belongs")
             _check_tree(_fields(fields), features)
-    except (KeyError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise _broken(f"a field is missing or no number: {error}") from error
+    return Forest(features, outputs, len(trees) // outputs, facts.get("objective"))
 
 
 def _check_tree(tree: Mapping[str, str], features: int) -> None:
@@ -120,4 +140,4 @@ def _fields(block: str) -> dict[str, str]:
 
 
 def _broken(why: str) -> IntegrityError:
-    return IntegrityError(f"model.txt is no LightGBM model: {why}", do="restore the artifact from a backup, or train the model again")
+    return IntegrityError(f"this is no LightGBM text: {why}", do="restore the artifact from a backup, or train the model again")

@@ -1,52 +1,93 @@
-"""Executing weights: ONNX Runtime or LightGBM, one thread, loaded only when a model needs them.
+"""Executing weights: ONNX Runtime or LightGBM's library, one thread, loaded only when a model needs them.
 
-Both loaders take bytes that already matched their sha256. ONNX Runtime reports a damaged file as an error; LightGBM's text
-parser aborts the process, so such a text is first read, and tried, in a child process.
+Shapes: N rows, D columns, K outputs, F folds.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import subprocess
-import sys
-from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.errors import ConfigError, IntegrityError
+from components.core.errors import IntegrityError
+from components.model.format import Runtime
 from components.model.lightgbm_text import check_trees
 
-__all__ = ["Float32", "Scores", "load_lightgbm", "load_onnx", "scores_of_booster"]
+__all__ = ["Executable", "Float32", "Scores", "load_onnx", "load_weights", "scores_of_booster", "scores_of_text"]
 
 Float32 = NDArray[np.float32]
 Scores = Callable[[Float32], NDArray[np.float64]]
 """Model input -> raw output, both with the batch first."""
 
-_TRY_S = 60
-# LightGBM's C interface without its Python package, which takes a second to import. Arguments: the library.
-_TRY = """
-import ctypes, sys
-text, lib = sys.stdin.buffer.read(), ctypes.CDLL(sys.argv[1])
-rounds, features, booster, size, value = ctypes.c_int(), ctypes.c_int(), ctypes.c_void_p(), ctypes.c_int64(), (ctypes.c_double * 10000)()
-def call(name, *args):
-    if getattr(lib, name)(*args) != 0:
-        lib.LGBM_GetLastError.restype = ctypes.c_char_p
-        sys.exit(lib.LGBM_GetLastError().decode(errors="replace"))
-call("LGBM_BoosterLoadModelFromString", ctypes.c_char_p(text), ctypes.byref(rounds), ctypes.byref(booster))
-call("LGBM_BoosterGetNumFeature", booster, ctypes.byref(features))
-call("LGBM_BoosterGetLoadedParam", booster, ctypes.c_int64(0), ctypes.byref(size), None)
-row = (ctypes.c_double * features.value)()
-call("LGBM_BoosterPredictForMat", booster, row, 1, 1, features, 1, 0, 0, -1, b"num_threads=1", ctypes.byref(size), value)
-"""
 _AGAIN = "restore the artifact from a backup, or train the model again"
 # A tensor that lives in another file names it under the key 'location': a model must be whole, and may not point elsewhere.
 _EXTERNAL = b"\n\x08location\x12"
-_tried: set[bytes] = set()
+FOLDS = "folds"
+"""A merged graph's second output: (F, N, K)."""
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A member's weights, loaded. It can be used by several threads at once.
+
+    Attributes:
+        scores: (N, D) -> (N, K), (N,) for a single output: all folds' models together.
+        folds: (N, D), numbers of folds -> an array as from `scores` for each, stacked: what each fold's model alone says.
+        width: D; None where the weights leave it open.
+    """
+
+    scores: Scores
+    folds: Callable[[Float32, Sequence[int]], NDArray[np.float64]]
+    width: int | None
+
+
+def load_weights(runtime: Runtime, content: bytes, folds: Sequence[int]) -> Executable:
+    """Load what `Member` describes.
+
+    Args:
+        runtime: What executes the bytes.
+        content: LightGBM's text or an ONNX graph.
+        folds: The member's `folds`.
+
+    Raises:
+        IntegrityError: The bytes are damaged, or do not hold these folds.
+    """
+    if runtime == "onnx":
+        return _graph(content, len(folds))
+    from components.model.lightgbm_lib import open_trees
+
+    trees = open_trees(content)
+    if trees.forest.iterations != sum(folds):
+        raise IntegrityError(f"the trees have {trees.forest.iterations} iterations, the folds {sum(folds)} together", do=_AGAIN)
+    kept = tuple(folds)
+
+    def each(x: Float32, numbers: Sequence[int]) -> NDArray[np.float64]:
+        return np.stack([trees.fold(x, kept, number) for number in numbers])
+
+    return Executable(trees.scores, each, trees.forest.features)
+
+
+def _graph(content: bytes, folds: int) -> Executable:
+    session = _session(content)
+    inputs, outputs = session.get_inputs()[0], [output.name for output in session.get_outputs()]
+    if (folds > 1) != (FOLDS in outputs[1:]):
+        raise IntegrityError(f"the ONNX model has the outputs {outputs}, which do not fit {folds} folds", do=_AGAIN)
+    width = inputs.shape[1] if len(inputs.shape) == 2 and isinstance(inputs.shape[1], int) else None
+    scores = _runner(session, outputs[0])
+    every = _runner(session, FOLDS) if folds > 1 else lambda x: scores(x)[None]
+
+    def each(x: Float32, numbers: Sequence[int]) -> NDArray[np.float64]:
+        found = every(x)
+        if found.shape[:2] != (folds, len(x)):
+            raise IntegrityError(f"the folds' answers have shape {found.shape}, not ({folds}, {len(x)}, K)", do=_AGAIN)
+        answers: NDArray[np.float64] = found[list(numbers)]
+        return answers
+
+    return Executable(scores, each, width)
 
 
 def load_onnx(content: bytes) -> Scores:
@@ -55,6 +96,11 @@ def load_onnx(content: bytes) -> Scores:
     Raises:
         IntegrityError: The bytes are no ONNX model, or one that needs other files or unknown operators.
     """
+    session = _session(content)
+    return _runner(session, session.get_outputs()[0].name)
+
+
+def _session(content: bytes) -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
@@ -71,59 +117,43 @@ def load_onnx(content: bytes) -> Scores:
         raise IntegrityError(f"the ONNX model can't be loaded: {str(error).splitlines()[0]}", do=_AGAIN) from error
     if len(session.get_inputs()) != 1:
         raise IntegrityError("the ONNX model has more than one input", do=_AGAIN)
+    return session
+
+
+def _runner(session: Any, output: str) -> Scores:
     name = session.get_inputs()[0].name
-    output = session.get_outputs()[0].name
 
     def scores(x: Float32) -> NDArray[np.float64]:
-        result: NDArray[np.float32] = session.run([output], {name: np.ascontiguousarray(x, dtype=np.float32)})[0]
+        try:
+            result: NDArray[np.float32] = session.run([output], {name: np.ascontiguousarray(x, dtype=np.float32)})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise IntegrityError(f"the ONNX model can't be run: {str(error).splitlines()[0]}", do=_AGAIN) from error
         return result.astype(np.float64)
 
     return scores
 
 
-def load_lightgbm(path: Path) -> Scores:
-    """Return a function that runs the booster.
+def scores_of_text(content: bytes) -> Scores:
+    """Return a function that runs a LightGBM text that this process has just made: (N, K), (N,) for a single output.
 
     Raises:
-        IntegrityError: The text is damaged.
+        IntegrityError: It is no LightGBM text, or has an objective that is not known here.
     """
-    content = path.read_bytes()
-    check_trees(content)
-    digest = hashlib.sha256(content).digest()
-    if digest not in _tried:
-        _try_elsewhere(content)
-    import lightgbm
+    from components.model.lightgbm_lib import Trees
 
-    booster = lightgbm.Booster(model_str=content.decode())
-    _tried.add(digest)
-    return scores_of_booster(booster)
-
-
-def scores_of_booster(booster: Any) -> Scores:
-    """Return a function that runs a LightGBM booster on one thread."""
+    trees = Trees(content, check_trees(content))
 
     def scores(x: Float32) -> NDArray[np.float64]:
-        return np.asarray(booster.predict(x.astype(np.float64), num_threads=1), dtype=np.float64)
+        found = trees.scores(x)
+        return found[:, 0] if found.shape[1] == 1 else found
 
     return scores
 
 
-def _try_elsewhere(content: bytes) -> None:
-    """Load and use the text in a child process: LightGBM answers damage with abort(), which nothing here could catch."""
-    try:
-        command = [sys.executable, "-I", "-c", _TRY, str(_library())]
-        tried = subprocess.run(command, input=content, capture_output=True, timeout=_TRY_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise IntegrityError(f"LightGBM did not finish reading model.txt in {_TRY_S} s", do=_AGAIN) from error
-    if tried.returncode != 0:
-        lines = tried.stderr.decode(errors="replace").strip().splitlines() or [f"ended with {tried.returncode}"]
-        raise IntegrityError(f"LightGBM can't read model.txt: {lines[-1][:200]}", do=_AGAIN)
+def scores_of_booster(booster: Any) -> Scores:
+    """Return a function that runs a LightGBM booster, in memory, on one thread."""
 
+    def scores(x: Float32) -> NDArray[np.float64]:
+        return np.asarray(booster.predict(x, num_threads=1), dtype=np.float64)
 
-def _library() -> Path:
-    """Return LightGBM's shared library."""
-    package = find_spec("lightgbm")
-    for folder in (package.submodule_search_locations or []) if package else []:
-        for path in sorted(Path(folder).rglob("lib_lightgbm.*")):
-            return path
-    raise ConfigError("LightGBM is not installed", do="install the extra that this step needs: learn or serve")
+    return scores

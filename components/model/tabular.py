@@ -1,200 +1,70 @@
-"""Predicting from a row: a plan in JSON turns mixed, incomplete columns into a float32 matrix, everywhere in the same way.
+"""Predicting from rows of features: plans turn them into matrices, members answer, their weighted mean is the model's answer.
 
-The plan is learned once, from training rows (`learn_plan`), kept in `model.json`, and executed by train, evaluate and serving
-(`transform`). Shapes: N rows, D matrix columns, K classes.
+Shapes: M members, F folds, N rows, D matrix columns, K classes (1 for regression).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from components.core.errors import DataError, IntegrityError
-from components.core.params import Frozen, Tabular
+from components.core.artifacts import canonical
+from components.core.errors import AtlasError, DataError, IntegrityError
+from components.core.params import Tabular
 from components.model.answer import Answer
-from components.model.runtime import Float32, Scores
+from components.model.format import Member
+from components.model.plan import Columns, Plan, columns_of, numbers, transform
+from components.model.runtime import Executable
 
-__all__ = ["Category", "Columns", "Number", "Plan", "TabularModel", "columns_of", "transform", "width"]
+__all__ = ["TabularModel"]
 
-Columns = Mapping[str, Sequence[Any] | NDArray[Any]]
-"""Feature name -> N values: numbers (NaN or None is missing) or texts (None is missing)."""
-
-_CLIP = 10.0
-MISSING, OTHER = 0, 1
-"""Codes of a category that is missing, and of one that is rare or was never seen."""
-
-
-class Number(Frozen):
-    """One numeric feature.
-
-    Attributes:
-        fill: Stands for missing values, before scaling; None leaves them NaN (only trees can take that).
-        indicator: Adds a column that is 1 where the value is missing.
-        log: Takes sign(v) * log(1 + |v|) first.
-        center: Is subtracted.
-        scale: Is divided by; results are clipped to ±10 unless it is 1 and `center` 0.
-    """
-
-    kind: Literal["number"] = "number"
-    name: str
-    fill: float | None = 0.0
-    indicator: bool = False
-    log: bool = False
-    center: float = 0.0
-    scale: float = Field(1.0, gt=0)
-
-
-class Category(Frozen):
-    """One categorical feature.
-
-    Attributes:
-        encoding: `code`: one column, 0 missing, 1 rare or unseen, 2… the values; `onehot`: a column for each of those;
-            `frequency`: one column, the value's share of the training rows.
-        values: The known values, most frequent first.
-        shares: Shares of missing, of rare, and of each value, among the training rows.
-    """
-
-    kind: Literal["category"] = "category"
-    name: str
-    encoding: Literal["code", "onehot", "frequency"]
-    values: tuple[str, ...]
-    shares: tuple[float, ...]
-
-
-class Plan(Frozen):
-    """The columns of the matrix, in order."""
-
-    columns: tuple[Annotated[Number | Category, Field(discriminator="kind")], ...]
-
-    @property
-    def coded(self) -> list[int]:
-        """Indices of matrix columns that hold category codes."""
-        found, at = [], 0
-        for column in self.columns:
-            if isinstance(column, Category) and column.encoding == "code":
-                found.append(at)
-            at += width(column)
-        return found
-
-
-def width(column: Number | Category) -> int:
-    """Return how many matrix columns a feature becomes."""
-    if isinstance(column, Number):
-        return 1 + column.indicator
-    return 2 + len(column.values) if column.encoding == "onehot" else 1
-
-
-def transform(plan: Plan, columns: Columns) -> Float32:
-    """Execute the plan.
-
-    Args:
-        plan: Made by `components.train.features.learn_plan`.
-        columns: Every feature the plan names; others are ignored.
-
-    Returns:
-        (N, D) the matrix.
-
-    Raises:
-        DataError: A feature is missing, or a value is of the wrong type.
-    """
-    for column in plan.columns:
-        if column.name not in columns:
-            raise DataError(f"feature '{column.name}' is missing", do="give every feature of the model; null stands for a missing value")
-    parts = [part for column in plan.columns for part in _encoded(column, columns[column.name])]
-    if not parts:
-        raise DataError("the plan has no features", do="leave at least one feature in the recipe")
-    return np.stack(parts, axis=1).astype(np.float32)
-
-
-def _encoded(column: Number | Category, values: Sequence[Any] | NDArray[Any]) -> list[NDArray[np.float64]]:
-    if isinstance(column, Number):
-        return _number(column, numbers(column.name, values))
-    code = codes(column, values)
-    if column.encoding == "code":
-        return [code.astype(np.float64)]
-    if column.encoding == "frequency":
-        return [np.asarray(column.shares, dtype=np.float64)[code]]
-    return list((code[None, :] == np.arange(2 + len(column.values))[:, None]).astype(np.float64))
-
-
-def _number(column: Number, value: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    missing = np.isnan(value)
-    if column.log:
-        value = np.sign(value) * np.log1p(np.abs(value))
-    if column.fill is not None:
-        value = np.where(missing, column.fill, value)
-    if column.scale != 1.0 or column.center != 0.0:
-        value = np.clip((value - column.center) / column.scale, -_CLIP, _CLIP)
-    return [value, missing.astype(np.float64)] if column.indicator else [value]
-
-
-def numbers(name: str, values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float64]:
-    """Return (N,) float64; missing and infinite values become NaN.
-
-    Raises:
-        DataError: A value is no number.
-    """
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        for value in values:
-            if value is not None and (isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number)):
-                raise DataError(f"feature '{name}' is {value!r}, a number is expected", do="give a number, or null")
-        values = [math.nan if value is None else float(value) for value in values]
-    found = np.asarray(values, dtype=np.float64)
-    # Beyond float32 a value would turn infinite in the matrix.
-    return np.where(np.abs(found) < np.finfo(np.float32).max, found, np.nan)
-
-
-def codes(column: Category, values: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
-    """Return (N,) codes: `MISSING`, `OTHER`, or 2 + the position in `column.values`.
-
-    Raises:
-        DataError: A value is no text.
-    """
-    known = {value: index + 2 for index, value in enumerate(column.values)}
-    found = np.empty(len(values), dtype=np.int64)
-    for index, value in enumerate(values):
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            found[index] = MISSING
-        elif isinstance(value, str):
-            found[index] = known.get(value, OTHER)
-        else:
-            raise DataError(f"feature '{column.name}' is {value!r}, a text is expected", do="give a text, or null")
-    return found
-
-
-def columns_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[Any]]:
-    """Turn rows into columns.
-
-    Raises:
-        DataError: A row lacks a feature.
-    """
-    try:
-        return {name: [row[name] for row in rows] for name in names}
-    except KeyError as error:
-        raise DataError(f"feature {error} is missing", do="give every feature of the model; null stands for a missing value") from None
+Floats = NDArray[np.float64]
+_CHUNK = 8192
+"""Rows transformed at once: bounds the memory, and never depends on the machine, because the last bits may depend on it."""
+_AGAIN = "train the model again"
 
 
 class TabularModel:
     """Executes a tabular model.
 
+    Args:
+        task: Decides what is answered.
+        members: The ensemble, each with its weights, loaded.
+
     Raises:
-        IntegrityError: The preprocessing in `model.json` is not what this code executes.
+        IntegrityError: A preprocessing in `model.json` is not what this code executes, or does not fit the weights.
     """
 
-    def __init__(self, task: Tabular, preprocessing: Mapping[str, Any], scores: Scores) -> None:
-        try:
-            self.plan = Plan.model_validate(preprocessing)
-        except ValidationError as error:
-            raise IntegrityError(f"the preprocessing can't be read: {error.errors()[0]['msg']}", do="train the model again") from error
-        if strange := sorted({column.name for column in self.plan.columns} - set(task.features)):
-            raise IntegrityError(f"the preprocessing uses features that its task lacks: {strange}", do="train the model again")
+    def __init__(self, task: Tabular, members: Sequence[tuple[Member, Executable]]) -> None:
         self.task = task
-        self._scores = scores
+        self._members = list(members)
+        self._plans: list[tuple[Plan, list[int]]] = []
+        by_plan: dict[bytes, list[int]] = {}
+        for index, (member, _) in enumerate(self._members):
+            by_plan.setdefault(canonical(member.preprocessing), []).append(index)
+        for indices in by_plan.values():
+            self._plans.append((self._plan(indices), indices))
+        self._features = list(dict.fromkeys(name for plan, _ in self._plans for name in plan.features))
+
+    def _plan(self, indices: Sequence[int]) -> Plan:
+        try:
+            plan = Plan.model_validate(self._members[indices[0]][0].preprocessing)
+        except ValidationError as error:
+            raise IntegrityError(f"the preprocessing can't be read: {error.errors()[0]['msg']}", do=_AGAIN) from error
+        try:
+            width = transform(plan, {name: [None] for name in self.task.features}).shape[1]
+        except AtlasError as error:
+            raise IntegrityError(f"the preprocessing does not fit the task: {error.message}", do=_AGAIN) from error
+        for index in indices:
+            member, weights = self._members[index]
+            if weights.width is not None and weights.width != width:
+                raise IntegrityError(f"{member.file} takes {weights.width} columns, its preprocessing makes {width}", do=_AGAIN)
+        return plan
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Raise DataError when a feature is missing or of the wrong type."""
@@ -207,29 +77,68 @@ class TabularModel:
 
     def answers(self, rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """Answer rows of features."""
-        return self.answers_of_columns(columns_of(rows, [column.name for column in self.plan.columns]))
+        return self.answers_of(self.scores(columns_of(rows, self._features)))
 
-    def answers_of_columns(self, columns: Columns) -> list[Answer]:
-        """Answer columns of features."""
-        raw = self._scores(transform(self.plan, columns))
+    def answers_of(self, scores: Floats) -> list[Answer]:
+        """Turn (N, K) probabilities, or (N, 1) values, into answers."""
         if self.task.problem == "regression":
-            return [Answer(float(value), 1.0) for value in raw.reshape(len(raw))]
-        return [self._classified(row) for row in probabilities(raw, len(self.task.classes))]
+            return [Answer(value, 1.0) for value in scores[:, 0].tolist()]
+        classes = self.task.classes
+        best = scores.argmax(axis=1).tolist()
+        return [Answer(classes[k], row[k], dict(zip(classes, row, strict=True))) for k, row in zip(best, scores.tolist(), strict=True)]
 
-    def _classified(self, row: NDArray[np.float64]) -> Answer:
-        best = int(row.argmax())
-        return Answer(self.task.classes[best], float(row[best]), {name: float(p) for name, p in zip(self.task.classes, row, strict=True)})
+    def scores(self, columns: Columns, *, threads: int = 1) -> Floats:
+        """Return (N, K) probabilities, or (N, 1) values.
+
+        Args:
+            columns: Every feature; others are ignored.
+            threads: Parts of a large table are worked on by this many; they change no bit of the result.
+        """
+        parts = list(_chunks(columns))
+        if threads == 1 or len(parts) < 2:
+            return np.concatenate([self._scores(part) for part in parts])
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(self._scores, parts)))
+
+    def _scores(self, columns: Columns) -> Floats:
+        total: Floats | float = 0.0
+        for plan, indices in self._plans:
+            x = transform(plan, columns)
+            for index in indices:
+                member, weights = self._members[index]
+                total = total + member.weight * self._shaped(weights.scores(x))
+        return np.asarray(total)
+
+    def folds(self, columns: Columns, numbers: Sequence[int]) -> Floats:
+        """Return (M, F, N, K): what each member's models of F folds say alone."""
+        return np.concatenate([self._folds(part, numbers) for part in _chunks(columns)], axis=2)
+
+    def _folds(self, columns: Columns, numbers: Sequence[int]) -> Floats:
+        found: dict[int, Floats] = {}
+        for plan, indices in self._plans:
+            x = transform(plan, columns)
+            for index in indices:
+                found[index] = np.stack([self._shaped(raw) for raw in self._members[index][1].folds(x, numbers)])
+        return np.stack([found[index] for index in range(len(self._members))])
+
+    def _shaped(self, raw: Floats) -> Floats:
+        """Return (N, K); a binary task's model may answer with the positive class alone."""
+        classes = len(self.task.classes) or 1
+        if classes == 2 and raw.size == len(raw):
+            positive = raw.reshape(len(raw), 1)
+            raw = np.concatenate([1.0 - positive, positive], axis=1)
+        if classes == 1 and raw.ndim == 1:
+            raw = raw[:, None]
+        if raw.shape != (len(raw), classes):
+            raise IntegrityError(f"the model's output has shape {raw.shape}, not (N, {classes})", do=_AGAIN)
+        return raw
 
 
-def probabilities(raw: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
-    """Return (N, K); LightGBM gives a binary task only the positive class's column.
-
-    Raises:
-        IntegrityError: The output does not fit the number of classes.
-    """
-    if classes == 2 and raw.size == len(raw):
-        positive = raw.reshape(len(raw), 1)
-        raw = np.concatenate([1.0 - positive, positive], axis=1)
-    if raw.shape != (len(raw), classes):
-        raise IntegrityError(f"the model's output has shape {raw.shape}, not (N, {classes})", do="train the model again")
-    return raw
+def _chunks(columns: Columns) -> Iterator[Columns]:
+    """Yield the rows in parts, in order; without rows, one empty part."""
+    count = len(next(iter(columns.values()), ()))
+    if count <= _CHUNK:
+        yield columns
+        return
+    for start in range(0, count, _CHUNK):
+        yield {name: values[start : start + _CHUNK] for name, values in columns.items()}

@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from components.core.params import Task, TextLine
 from components.train.data import Data, Rows
-from components.train.recipe import Recipe
+from components.train.fitting import Fitted
+from components.train.learners import learner
+from components.train.recipe import Pipeline, Recipe
 
-__all__ = ["card"]
+__all__ = ["Figures", "card"]
 
 
-def card(scenario: str, data: Data, recipe: Recipe, figures: Mapping[str, float | None], *, seed: int, weights_bytes: int) -> str:
+@dataclass(frozen=True)
+class Figures:
+    """Metrics on rows that the models which answered them did not learn from.
+
+    Attributes:
+        values: None where undefined.
+        rows: How many.
+        assembled: Whether the members were fitted by the search, on these rows.
+    """
+
+    values: Mapping[str, float | None]
+    rows: int
+    assembled: bool
+
+
+def card(scenario: str, data: Data, recipe: Recipe, figures: Figures, fitted: Sequence[Fitted], *, seed: int) -> str:
     """Write the card; equal arguments give equal text.
 
     Args:
         scenario: Its name.
         data: What was learned from.
         recipe: What was trained.
-        figures: Metrics on the validation split; None where undefined.
+        figures: See `Figures`.
+        fitted: The members, as the recipe has them.
         seed: Of the training.
-        weights_bytes: Size of the weights.
     """
+    size = sum(len(entry.weights) for entry in fitted)
+    maker = "The search fitted its members" if figures.assembled else "It was fitted from the recipe"
     lines = [
         f"# Model card: {scenario}",
         "",
-        f"{_purpose(data.task)} Learner `{recipe.learner}`, seed {seed}, {weights_bytes} bytes of weights. Loading it runs no code.",
+        f"{_purpose(data.task)} {len(fitted)} member{'s' * (len(fitted) > 1)}, seed {seed}, {size} bytes of weights. {maker}. "
+        "Loading it runs no code.",
         "",
         "## Data",
         "",
@@ -35,15 +56,23 @@ def card(scenario: str, data: Data, recipe: Recipe, figures: Mapping[str, float 
         _row("train", data.train),
         _row("validation", data.validation),
         "",
-        "Rows of the splits test and holdout were not read. Validation rows chose the recipe and the moment to stop.",
+        f"Rows of the splits test and holdout were not read. {_judged(recipe)}",
         "",
-        "## Figures on validation",
+        f"## Figures {'on validation' if recipe.validation.kind == 'holdout' else 'out of fold'}",
         "",
         "| figure | value |",
         "|---|---:|",
-        *[f"| {name} | {'undefined' if value is None else f'{value:.6f}'} |" for name, value in sorted(figures.items())],
+        *[f"| {name} | {'undefined' if value is None else f'{value:.6f}'} |" for name, value in sorted(figures.values.items())],
         "",
-        "They were used to choose, so they flatter. The blessing that `evaluate` writes has the figures on rows never used before.",
+        *_about_figures(recipe, figures),
+        "",
+        "## Members",
+        "",
+        "| weight | learner | folds | bytes | set apart from its defaults |",
+        "|---:|---|---:|---:|---|",
+        *[_member(pipeline, entry) for pipeline, entry in zip(recipe.members, fitted, strict=True)],
+        "",
+        "The answer is the weighted mean of the members'; a member's is the mean of its folds' models (of trees: of their raw sums).",
         "",
         "## Recipe",
         "",
@@ -57,6 +86,51 @@ def card(scenario: str, data: Data, recipe: Recipe, figures: Mapping[str, float 
         "",
     ]
     return "\n".join(lines)
+
+
+def _judged(recipe: Recipe) -> str:
+    folds, kind = recipe.validation.folds, recipe.validation.kind
+    if kind == "holdout":
+        return "Validation rows chose the recipe and the moment to stop."
+    if kind == "time":
+        return (
+            f"Train and validation rows are cut by `{recipe.validation.time}` into {folds + 1} blocks; each but the first judges a model "
+            "that learned from the blocks before it."
+        )
+    return f"Train and validation rows are {folds} folds, by the hash of a row's key; each judges a model that learned from the others."
+
+
+def _about_figures(recipe: Recipe, figures: Figures) -> list[str]:
+    found = []
+    if recipe.validation.kind == "holdout":
+        found.append("They were used to choose, so they flatter.")
+    else:
+        found.append(
+            f"Each of the {figures.rows} judged rows was answered by the models of its own fold, which did not learn from it. Validation "
+            "rows are among them: what the whole model says about these is no judgement, because other folds' models learned from them. "
+            "The folds also chose the recipe and the moment to stop, so the figures flatter a little."
+        )
+    if recipe.score is not None:
+        where = "on validation" if recipe.validation.kind == "holdout" else "out of fold, the mean of the folds"
+        found.append(f"The search reported {recipe.metric} {recipe.score:.6f} ({where}).")
+    found.append("The blessing that `evaluate` writes has the figures on rows never used before.")
+    return [" ".join(found)]
+
+
+def _member(pipeline: Pipeline, entry: Fitted) -> str:
+    usual = learner(pipeline.learner)
+    found = []
+    for given, defaults in ((pipeline.features, usual.features()), (pipeline.params, usual.params())):
+        known = defaults.model_dump(mode="json")
+        found += [f"{name} {_short(value)}" for name, value in sorted(given.items()) if known.get(name) != value]
+    origin = f" (kept from {pipeline.inherited[:14]}…)" if pipeline.inherited else ""
+    weight, folds = f"{pipeline.weight:.3f}", len(entry.member.folds)
+    return f"| {weight} | {pipeline.learner}{origin} | {folds} | {len(entry.weights)} | {', '.join(found) or 'nothing'} |"
+
+
+def _short(value: object) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+    return text.replace("|", "\\|")
 
 
 def _row(name: str, rows: Rows) -> str:

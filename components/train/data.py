@@ -24,7 +24,7 @@ __all__ = ["Data", "Rows", "check_enough", "read_data"]
 LEARNED_FROM = ("train", "validation")
 MIN_TRAIN = 10
 MIN_VALIDATION = 2
-_NEEDED = ("_id", "_label", "_split", "_source")
+_NEEDED = ("_id", "_group", "_label", "_split", "_source")
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class Rows:
         columns: `image` or feature name -> N values.
         labels: N texts, or numbers for regression.
         sources: How many rows come from the base annotations, and from cases.
+        keys: N group keys: rows with the same one are never on both sides of a fold. Empty: every row is its own group.
     """
 
     columns: Mapping[str, Sequence[Any] | NDArray[Any]]
     labels: Sequence[Any]
     sources: Mapping[str, int] = field(default_factory=dict)
+    keys: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,6 +59,17 @@ class Data:
     task: Task
     train: Rows
     validation: Rows
+
+    def pooled(self) -> Rows:
+        """Return train and validation rows as one, train first; rows without keys get their number."""
+        parts = (self.train, self.validation)
+        columns = {name: _joined([part.columns[name] for part in parts]) for name in self.train.columns}
+        labels = [label for part in parts for label in part.labels]
+        keys = [key for part in parts for key in part.keys]
+        sources = Counter(self.train.sources) + Counter(self.validation.sources)
+        if len(keys) != len(labels):
+            keys = [str(number) for number in range(len(labels))]
+        return Rows(columns, labels, dict(sorted(sources.items())), keys)
 
 
 def read_data(folder: Path, task: Task, *, max_rows: int | None = None) -> Data:
@@ -92,9 +105,16 @@ def _sampled(table: pa.Table, rows: int) -> pa.Table:
     return table.take(np.asarray(kept, dtype=np.int64))
 
 
+def _joined(parts: Sequence[Sequence[Any] | NDArray[Any]]) -> Sequence[Any] | NDArray[Any]:
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return [value for part in parts for value in part]
+
+
 def _rows(table: pa.Table, wanted: Sequence[str]) -> Rows:
     sources = Counter(table.column("_source").to_pylist())
-    return Rows({name: column_values(table, name) for name in wanted}, table.column("_label").to_pylist(), dict(sorted(sources.items())))
+    columns = {name: column_values(table, name) for name in wanted}
+    return Rows(columns, table.column("_label").to_pylist(), dict(sorted(sources.items())), table.column("_group").to_pylist())
 
 
 def check_enough(data: Data) -> None:

@@ -10,36 +10,53 @@ from pydantic import Field, ValidationError
 
 from components.core.errors import DataError
 from components.core.params import Frozen, Task
-from components.model.predictor import Predictor
-from components.train.data import Data, check_enough
-from components.train.learners import Progress, Trained, learner, never
-from components.train.reproducible import reproducible
+from components.train.folds import Validation
 
-__all__ = ["RECIPE_FILE", "Recipe", "fit", "read_recipe", "write_recipe"]
+__all__ = ["FITS", "RECIPE_FILE", "Pipeline", "Recipe", "read_recipe", "write_recipe"]
 
 RECIPE_FILE = "recipe.json"
+FITS = "fits"
+"""Folder of a Recipe artifact with the members that the search has already fitted, if it kept them."""
 
 
-class Recipe(Frozen):
-    """A whole pipeline, declaratively.
+class Pipeline(Frozen):
+    """One member of the ensemble.
 
     Attributes:
-        task: The kind of task it is for.
         learner: A name of `components.train.learners`.
-        features: How rows become numbers; the learner's own options.
-        params: Its hyperparameters.
-        score: The validation metric it reached in the search.
-        metric: Which metric that is.
-        seed: Of the search.
+        features: How rows become numbers; the learner's own options, all of them.
+        params: Its hyperparameters, all of them.
+        weight: Its share of the ensemble's answer; the members' weights sum to 1.
+        inherited: The model that its fitted form comes from, unchanged, because that was still the best; None: fitted on this data.
     """
 
-    task: Literal["tabular", "text_line"]
     learner: str = Field(min_length=1)
     features: dict[str, Any]
     params: dict[str, Any]
+    weight: float = Field(1.0, gt=0, le=1)
+    inherited: str | None = None
+
+
+class Recipe(Frozen):
+    """Whole pipelines, declaratively: each is fitted once a fold, and the weighted mean of all answers is the model's.
+
+    Attributes:
+        task: The kind of task it is for.
+        members: The ensemble, the heaviest first.
+        validation: Which folds each member is fitted on.
+        score: What the ensemble reached on rows its models had not seen.
+        metric: Which metric that is.
+        seed: Of the search.
+        fitted_on: The dataset that the models in `fits/` come from; None: there are none.
+    """
+
+    task: Literal["tabular", "text_line"]
+    members: tuple[Pipeline, ...] = Field(min_length=1)
+    validation: Validation
     score: float | None
     metric: str
     seed: int
+    fitted_on: str | None = None
 
 
 def read_recipe(folder: Path, task: Task) -> Recipe:
@@ -60,28 +77,3 @@ def read_recipe(folder: Path, task: Task) -> Recipe:
 def write_recipe(recipe: Recipe, folder: Path) -> None:
     """Write `recipe.json`; equal recipes give equal bytes."""
     (folder / RECIPE_FILE).write_text(json.dumps(recipe.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def fit(data: Data, recipe: Recipe, *, seed: int, progress: Progress = never) -> tuple[Trained, Predictor]:
-    """Execute a recipe on one thread; equal arguments give equal bytes.
-
-    Args:
-        data: Rows to fit on and rows to stop early by.
-        recipe: Its learner, features and params are used.
-        seed: Of everything random.
-        progress: May end the training early.
-
-    Returns:
-        What was trained, and a predictor over it as it is in memory.
-
-    Raises:
-        ConfigError: The recipe names an unknown learner or option.
-        DataError: There is too little to learn from.
-    """
-    chosen = learner(recipe.learner)
-    if not chosen.fits(data.task):
-        raise DataError(f"learner '{recipe.learner}' can't learn a {data.task.kind} task", do="run automl for this scenario")
-    check_enough(data)
-    with reproducible():
-        trained = chosen.train(data, recipe.features, recipe.params, seed=seed, progress=progress)
-    return trained, trained.predictor(data.task, recipe.learner)

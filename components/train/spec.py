@@ -15,6 +15,7 @@ class Params(StepParams):
 
     seed: int = 0
     epochs: int | None = Field(None, gt=0, description="overrides the recipe's epochs")
+    refit: bool = Field(False, description="fit again, even if the search kept the models that it fitted on this dataset")
 
 
 SPEC = Spec(
@@ -22,6 +23,6 @@ SPEC = Spec(
     summary="Train the recipe on train and validation rows; export a code-free model.",
     params=Params,
     inputs={"dataset": Port("Dataset", "the dataset version"), "recipe": Port("Recipe", "what to train")},
-    outputs={"model": Port("Model", "ONNX or LightGBM text, with model.json and a card")},
+    outputs={"model": Port("Model", "the ensemble's members, ONNX or LightGBM text, with model.json and a card")},
     resources=Resources(memory_mb=4096, image="learn"),
 )

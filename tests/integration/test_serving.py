@@ -27,7 +27,7 @@ from components.core.ledger import Ledger
 from components.core.params import Tabular
 from components.core.settings import Settings
 from components.core.store import open_store
-from components.model import save
+from components.model import Member, save
 from serving import launch
 
 SCENARIO = "credit"
@@ -63,8 +63,9 @@ class Place:
     def _model(self, folder: Path, bias: float) -> Artifact:
         folder.mkdir()
         columns = [{"kind": "number", "name": name} for name in TASK.features]
-        about: dict[str, Any] = {"task": TASK, "learner": "test", "runtime": "onnx", "recipe": {}, "card": "# A model of the tests"}
-        save(folder, weights=onnx_model(bias), preprocessing={"columns": columns}, **about)
+        plan = {"columns": columns}
+        member = Member(learner="test", runtime="onnx", file="member-0.onnx", weight=1.0, folds=(1,), preprocessing=plan)
+        save(folder, task=TASK, members=[(member, onnx_model(bias))], recipe={}, card="# A model of the tests")
         artifact = describe(folder, "Model", {"learner": "test"}, ())
         open_store(self.settings).put(folder, artifact)
         return artifact

@@ -92,7 +92,14 @@ def snapshot_of(store: ArtifactStore, outputs: dict[str, Artifact]) -> dict[str,
 
 def test_the_first_run_starts_from_the_base_alone(base: Path, store: ArtifactStore, run_step: RunStep) -> None:
     outputs = run_step("ingest", params(base))
-    assert snapshot_of(store, outputs) == {"scenario": "loans", "champion": None, "parent": None, "claimed": [], "states": {}}
+    assert snapshot_of(store, outputs) == {
+        "scenario": "loans",
+        "champion": None,
+        "parent": None,
+        "claimed": [],
+        "states": {},
+        "studies": [],
+    }
     rows = read_dataset(store.fetch(outputs["dataset"].ref))
     assert rows.num_rows == 3
     assert set(rows["_author"].to_pylist()) == {"base"}

@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -22,9 +23,10 @@ from PIL import Image
 
 from components.core.errors import DataError, IntegrityError
 from components.core.params import Tabular, TextLine
+from components.model import Member, load, save
 from components.model import format as model_format
-from components.model import load, save
 from components.model.lightgbm_text import check_trees
+from components.model.runtime import scores_of_text
 from components.model.text_line import Pixels, decode, pixels_of, posterior
 
 _loader = SourceFileLoader("makers", str(Path(__file__).parents[1] / "makers.py"))
@@ -32,6 +34,7 @@ makers = module_from_spec(spec_from_loader("makers", _loader))  # type: ignore[a
 _loader.exec_module(makers)
 
 ROOT = Path(__file__).parents[2]
+LOANS = makers.LOANS
 
 
 @pytest.fixture
@@ -54,13 +57,23 @@ def rewrite(folder: Path, name: str, content: bytes) -> None:
     (folder / "model.json").write_text(json.dumps(description))
 
 
+def change_description(folder: Path, **change: Any) -> None:
+    description = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**description, **change}))
+
+
+def change_member(folder: Path, **change: Any) -> None:
+    first, *others = json.loads((folder / "model.json").read_text())["members"]
+    change_description(folder, members=[{**first, **change}, *others])
+
+
 class TestDescription:
     def test_equal_models_have_equal_bytes(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             (tmp_path / name).mkdir()
             makers.reader(tmp_path / name)
         assert (tmp_path / "a/model.json").read_bytes() == (tmp_path / "b/model.json").read_bytes()
-        assert (tmp_path / "a/model.onnx").read_bytes() == (tmp_path / "b/model.onnx").read_bytes()
+        assert (tmp_path / "a/member-0.onnx").read_bytes() == (tmp_path / "b/member-0.onnx").read_bytes()
 
     def test_says_what_it_takes_and_gives(self, reader: Path, scorer: Path) -> None:
         assert load(reader).signature["output"] == {"kind": "text", "alphabet": "0123456789", "max_length": 16}
@@ -72,20 +85,58 @@ class TestDescription:
     @pytest.mark.parametrize(
         "change",
         [
-            {"format": 2},
-            {"runtime": "pickle"},
+            {"format": 1},
             {"task": {"kind": "audio"}},
             {"unknown": 1},
-            {"preprocessing": {"height": "tall"}},
-            {"preprocessing": {"module": "os.system"}},
             {"files": {}},
+            {"members": []},
+            {"signature": {"inputs": {}, "output": {}}},
         ],
     )
     def test_another_description_is_refused(self, reader: Path, change: dict[str, Any]) -> None:
-        description = json.loads((reader / "model.json").read_text())
-        (reader / "model.json").write_text(json.dumps({**description, **change}))
+        change_description(reader, **change)
+        with pytest.raises(IntegrityError, match="train the model again"):
+            load(reader)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"runtime": "pickle"},
+            {"runtime": "lightgbm"},
+            {"preprocessing": {"height": "tall"}},
+            {"preprocessing": {"module": "os.system"}},
+            {"file": "../member-0.onnx"},
+            {"file": "member-1.onnx"},
+            {"file": "card.md"},
+            {"weight": 0.5},
+            {"weight": -1.0},
+            {"folds": []},
+            {"folds": [1, 1]},
+            {"folds": [7]},
+            {"unknown": 1},
+        ],
+    )
+    def test_another_member_is_refused(self, reader: Path, change: dict[str, Any]) -> None:
+        change_member(reader, **change)
         with pytest.raises(IntegrityError):
             load(reader)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"folds": [19]},
+            {"folds": [20, 0]},
+            {"folds": [10, 11]},
+            {"preprocessing": {"columns": [{"kind": "number", "name": "income"}]}},
+            {"preprocessing": {"columns": [{"kind": "number", "name": "income"}, {"kind": "number", "name": "wealth"}]}},
+            {"preprocessing": {"columns": [{"kind": "number", "name": "income"}, {"kind": "shell", "name": "grade"}]}},
+            {"preprocessing": {"columns": []}},
+        ],
+    )
+    def test_a_member_whose_parts_do_not_fit_is_refused(self, scorer: Path, change: dict[str, Any]) -> None:
+        change_member(scorer, **change)
+        with pytest.raises(IntegrityError):
+            load(scorer)
 
     def test_none_and_one_that_is_no_json(self, reader: Path, tmp_path: Path) -> None:
         with pytest.raises(IntegrityError, match=r"model\.json"):
@@ -95,15 +146,69 @@ class TestDescription:
             load(reader)
 
 
+class TestMembers:
+    def members(self, tmp_path: Path, *weights: float) -> list[tuple[Member, bytes]]:
+        """Return copies of one member; `scorer` wrote it."""
+        folder = tmp_path / "one"
+        folder.mkdir(exist_ok=True)
+        (member,) = load(makers.scorer(folder)).spec.members
+        content = (folder / member.file).read_bytes()
+        return [(member.model_copy(update={"file": f"member-{n}.txt", "weight": weight}), content) for n, weight in enumerate(weights)]
+
+    def saved(self, tmp_path: Path, members: list[tuple[Member, bytes]], task: Any = LOANS) -> Path:
+        folder = tmp_path / "many"
+        folder.mkdir()
+        save(folder, task=task, members=members, recipe={}, card="")
+        return folder
+
+    def test_equal_members_answer_like_one(self, tmp_path: Path) -> None:
+        model = load(self.saved(tmp_path, self.members(tmp_path, 0.1, 0.2, 0.7)))
+        rows = makers.loans(20, seed=1)
+        expected = [answer.confidence for answer in load(tmp_path / "one").predict(rows)]
+        assert [answer.confidence for answer in model.predict(rows)] == pytest.approx(expected)
+        assert sorted(model.spec.files) == ["card.md", "member-0.txt", "member-1.txt", "member-2.txt"]
+        assert model.by_fold({name: [row[name] for row in rows] for name in LOANS.features}).shape == (3, 1, 20, 2)
+        with pytest.raises(DataError, match="fold 1 was asked for, the model has 1"):
+            model.fold({}, 1)
+
+    def test_the_heaviest_member_names_the_learner(self, tmp_path: Path) -> None:
+        members = self.members(tmp_path, 0.3, 0.4, 0.3)
+        named = [(member.model_copy(update={"learner": f"l{n}"}), content) for n, (member, content) in enumerate(members)]
+        assert load(self.saved(tmp_path, named)).spec.learner == "l1"
+
+    def test_members_that_are_no_model(self, tmp_path: Path, reader: Path) -> None:
+        first, second = self.members(tmp_path, 0.5, 0.5)
+        other_folds = (second[0].model_copy(update={"folds": (10, 10)}), second[1])
+        line = load(reader).spec.members[0]
+        lines = [(line.model_copy(update={"file": f"member-{n}.onnx", "weight": 0.5}), b"") for n in range(2)]
+        for members, task in (([first], LOANS), ([first, first], LOANS), ([first, other_folds], LOANS), (lines, TextLine()), ([], LOANS)):
+            with pytest.raises(DataError, match="no model"):
+                save(tmp_path, task=task, members=members, recipe={}, card="")
+
+    def test_weights_are_rounded_at_most(self, tmp_path: Path) -> None:
+        thirds = self.members(tmp_path, 1 / 3, 1 / 3, 1 / 3)
+        folder = self.saved(tmp_path, thirds)
+        assert load(folder)
+        for off in (1e-6, -1e-6):
+            change_member(folder, weight=1 / 3 + off)
+            with pytest.raises(IntegrityError, match="sum to 1"):
+                load(folder)
+
+    def test_lines_have_no_columns(self, reader: Path) -> None:
+        for call in (load(reader).probabilities, load(reader).by_fold):
+            with pytest.raises(DataError, match="images"):
+                call({})
+
+
 class TestFiles:
     def test_wrong_sha256(self, reader: Path) -> None:
-        content = bytearray((reader / "model.onnx").read_bytes())
+        content = bytearray((reader / "member-0.onnx").read_bytes())
         content[len(content) // 2] ^= 1
-        (reader / "model.onnx").write_bytes(content)
+        (reader / "member-0.onnx").write_bytes(content)
         with pytest.raises(IntegrityError, match="sha256"):
             load(reader)
 
-    @pytest.mark.parametrize("name", ["model.onnx", "card.md"])
+    @pytest.mark.parametrize("name", ["member-0.onnx", "card.md"])
     def test_missing(self, reader: Path, name: str) -> None:
         (reader / name).unlink()
         with pytest.raises(IntegrityError, match=name):
@@ -115,7 +220,7 @@ class TestFiles:
             load(reader)
 
     def test_grown_after_it_was_written_down(self, reader: Path) -> None:
-        with (reader / "model.onnx").open("ab") as file:
+        with (reader / "member-0.onnx").open("ab") as file:
             file.truncate(1 << 33)  # a sparse file of 8 GiB: refused by its size, never read
         with pytest.raises(IntegrityError, match="8589934592 bytes"):
             load(reader)
@@ -127,26 +232,26 @@ class TestFiles:
 
     def test_a_pickle_is_refused_and_not_run(self, reader: Path, tmp_path: Path) -> None:
         witness = tmp_path / "ran"
-        rewrite(reader, "model.onnx", pickle.dumps(_Bomb(str(witness))))
+        rewrite(reader, "member-0.onnx", pickle.dumps(_Bomb(str(witness))))
         with pytest.raises(IntegrityError):
             load(reader)
         assert not witness.exists()
 
     def test_damaged_onnx(self, reader: Path) -> None:
-        content = (reader / "model.onnx").read_bytes()
+        content = (reader / "member-0.onnx").read_bytes()
         for cut in (0, 10, len(content) // 2):
-            rewrite(reader, "model.onnx", content[:cut])
+            rewrite(reader, "member-0.onnx", content[:cut])
             with pytest.raises(IntegrityError):
                 load(reader)
 
     def test_onnx_that_points_to_another_file(self, reader: Path) -> None:
         onnx = pytest.importorskip("onnx")
-        model = onnx.load(str(reader / "model.onnx"))
+        model = onnx.load(str(reader / "member-0.onnx"))
         tensor = model.graph.initializer[0]
         tensor.ClearField("raw_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="../../../etc/passwd")
-        rewrite(reader, "model.onnx", model.SerializeToString())
+        rewrite(reader, "member-0.onnx", model.SerializeToString())
         with pytest.raises(IntegrityError, match="other files"):
             load(reader)
 
@@ -160,17 +265,52 @@ class _Bomb:
 
 
 class TestLightGbmText:
+    def test_a_single_row_takes_a_faster_way_to_the_same_answer(self, scorer: Path) -> None:
+        model, rows = load(scorer), makers.loans(30, seed=9)
+        alone = [model.predict([row])[0] for row in rows]
+        assert alone == model.predict(rows)
+        many = model.predict(rows * 3)  # another way for many rows, which must not disturb the next single one
+        assert [answer.confidence for answer in many[:30]] == pytest.approx([answer.confidence for answer in alone], rel=1e-12)
+        assert [model.predict([row])[0] for row in rows] == alone
+        columns = {name: [row[name] for row in rows] for name in LOANS.features}
+        assert model.fold(columns, 0)[0] == pytest.approx(model.probabilities(columns), rel=1e-12)
+        assert [model.predict([row])[0] for row in rows] == alone
+
+    @pytest.mark.parametrize(
+        "objective", ["lambdarank", "binary sigmoid:x", "regression sqrt", "multiclassova num_class:3", "binary sigmoid:1 "]
+    )
+    def test_an_objective_that_is_not_known_is_refused(self, scorer: Path, objective: str) -> None:
+        text = (scorer / "member-0.txt").read_text().replace("objective=binary sigmoid:1\n", f"objective={objective}\n")
+        rewrite(scorer, "member-0.txt", text.encode())
+        with pytest.raises(IntegrityError, match="objective"):
+            load(scorer)
+
+    def test_scores_of_a_text_just_made(self, scorer: Path) -> None:
+        x = np.array([[20.0, 4.0], [np.nan, 2.0], [80.0, 0.0]], dtype=np.float32)
+        import lightgbm
+
+        expected = np.asarray(lightgbm.Booster(model_file=str(scorer / "member-0.txt")).predict(x))
+        assert scores_of_text((scorer / "member-0.txt").read_bytes())(x) == pytest.approx(expected, rel=1e-12)
+
+    def test_threads_do_not_disturb_each_other(self, scorer: Path) -> None:
+        model, draw = load(scorer), np.random.default_rng(0)
+        tables = [{"income": draw.normal(50, 20, count), "grade": draw.choice(list("ABC"), count).tolist()} for count in (1, 300) * 20]
+        expected = [model.probabilities(table) for table in tables]
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(5):
+                assert all(map(np.array_equal, pool.map(model.probabilities, tables), expected))
+
     def test_answers_like_the_booster(self, scorer: Path) -> None:
         import lightgbm
 
         rows = makers.loans(50, seed=9)
         x = np.array([[row["income"], "ABC".index(row["grade"]) + 2] for row in rows], dtype=np.float32)
-        expected = lightgbm.Booster(model_file=str(scorer / "model.txt")).predict(x)
-        assert [a.scores["default"] for a in load(scorer).predict(rows)] == pytest.approx(expected.tolist(), abs=0)
+        expected = lightgbm.Booster(model_file=str(scorer / "member-0.txt")).predict(x)
+        assert [(a.scores or {})["default"] for a in load(scorer).predict(rows)] == pytest.approx(expected.tolist(), rel=1e-12)
 
     def test_damage_never_ends_the_process(self, scorer: Path) -> None:
         """Cut, deleted, overwritten and inserted bytes: an IntegrityError, or a model that answers; never an abort, never a hang."""
-        content = (scorer / "model.txt").read_bytes()
+        content = (scorer / "member-0.txt").read_bytes()
         draw = random.Random(0)
         rows = makers.loans(20, seed=3)
         refused = 0
@@ -186,7 +326,7 @@ class TestLightGbmText:
                 damaged[at:at] = b" 99999 "
             else:
                 damaged[at : at + 1] = bytes([draw.randrange(256)])
-            rewrite(scorer, "model.txt", bytes(damaged))
+            rewrite(scorer, "member-0.txt", bytes(damaged))
             try:
                 answers = load(scorer).predict(rows)
             except IntegrityError:
@@ -200,7 +340,7 @@ class TestLightGbmText:
         [("left_child", "0"), ("right_child", "99999"), ("split_feature", "7"), ("leaf_value", "nine"), ("num_leaves", "100000")],
     )
     def test_a_tree_that_is_none(self, scorer: Path, field: str, value: str) -> None:
-        lines = (scorer / "model.txt").read_text().split("\n")
+        lines = (scorer / "member-0.txt").read_text().split("\n")
         index = next(i for i, line in enumerate(lines) if line.startswith(f"{field}="))
         given = lines[index].split("=")[1].split()
         lines[index] = f"{field}={' '.join([value, *given[1:]])}"
@@ -245,7 +385,7 @@ class TestImages:
             images.append(pixels_of(file.getvalue(), Pixels()))
         assert images[0].shape == (16, 40)
         assert np.allclose(images[0], images[1], atol=1e-6)
-        assert (float(images[0].min()), float(images[0].max())) == (0.0, pytest.approx(1.0))
+        assert [float(images[0].min()), float(images[0].max())] == pytest.approx([0.0, 1.0])
 
     def test_an_answer_does_not_depend_on_the_batch(self, reader: Path) -> None:
         model = load(reader)
@@ -292,8 +432,9 @@ def test_predicting_imports_only_what_the_model_needs(reader: Path) -> None:
 
 
 def test_a_description_holds_plain_json_only(tmp_path: Path) -> None:
+    member = Member(learner="x", runtime="onnx", file="member-0.onnx", weight=1.0, folds=(1,), preprocessing={"a": float("nan")})
     with pytest.raises((TypeError, ValueError)):
-        save(tmp_path, task=TextLine(), learner="x", runtime="onnx", weights=b"", preprocessing={"a": float("nan")}, recipe={}, card="")
+        save(tmp_path, task=TextLine(), members=[(member, b"")], recipe={}, card="")
     assert not list(tmp_path.iterdir())
 
 

@@ -1,176 +1,290 @@
-"""The search as one self-contained HTML page: history, importance, parallel coordinates, all trials. Plots are inline SVG."""
+"""A search as one page: self-contained HTML with inline styles and plots; no script, no network."""
 
 from __future__ import annotations
 
-import html
-import io
-import json
+import math
+import statistics
 from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+from components.automl.genesis.importance import varied
+from components.automl.genesis.page_parts import label, number, pipelines_table, swatch
+from components.automl.genesis.plots import Curve, Point, bar, colours, parallel, shade, shares, strips, xy
 
-from components.automl.genesis.space import SPACES, placed
+__all__ = ["page"]
 
-__all__ = ["importance", "page"]
+_OWN_STYLE = Path(__file__).with_name("page.css")
+_ORIGINS = {
+    "portfolio": "the static portfolio",
+    "champion": "the serving model's recipe",
+    "expert": "your own pipelines",
+    "replay": "winners of earlier searches",
+}
+_SHOWN = 8
+"""Pipelines whose folds are drawn."""
+_LEAST = 3
+"""Pipelines before they are compared option by option."""
+_IN_VIEW = 0.8
+"""Share of the values that a plot's axis must show; the worst ones are drawn at its edge."""
 
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;color:#222}table{border-collapse:collapse}"
-    "td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}td.n{text-align:right}"
-    "tr.best{background:#e8f4e8}svg{max-width:100%;height:auto}code{font-size:12px}"
-)
-_COLOURS = {"crnn": "#4063d8", "lightgbm": "#389826", "logistic": "#9558b2", "mlp": "#cb3c33"}
 
-
-def page(report: Mapping[str, Any], seconds: Sequence[float]) -> str:
-    """Render a report.
+def page(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float]]) -> str:
+    """Return the page.
 
     Args:
         report: What `report.json` holds.
-        seconds: How long each trial took.
+        jobs: For each of its trials: `seconds` of CPU, `memory_mb`, `clock` (seconds of the search when it ended).
     """
-    trials, best = report["trials"], report["best"]
-    winner = trials[best]
-    title = f"Genesis: {report['scenario']}"
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f"<p>{len(trials)} trials in {sum(seconds):.1f} s on {report['rows']['train']} training rows; judged by "
-        f"<b>{report['metric']}</b> on {report['rows']['validation']} validation rows. Best: trial {best}, "
-        f"<b>{winner['learner']}</b>, {_short(winner['value'])}.</p>",
-        "<h2>History</h2>",
-        _history(report),
-        "<h2>What mattered</h2>",
-        _importance_plot(report),
-        "<h2>Configurations of the best learner</h2>",
-        _parallel(report),
-        "<h2>Trials</h2>",
-        _table(report, seconds),
+    paint = colours([trial["learner"] for trial in report["trials"]] + [member["learner"] for member in report["ensemble"]["members"]])
+    sections = [
+        ("Against what", _against(report)),
+        ("Good to know", _notes(report)),
+        ("The ensemble", _ensemble(report, paint)),
+        ("History", _history(report, jobs, paint)),
+        ("Learners compared", _learners(report, jobs, paint)),
+        ("What mattered", _importance(report, paint)),
+        ("Pipelines of the best learner", _parallel(report)),
+        ("Folds", _folds(report, paint)),
+        ("Where the pipelines came from", _origins(report)),
+        ("All pipelines", pipelines_table(report, jobs, paint)),
     ]
-    head = f"<meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-    return f"<!doctype html><html lang='en'>{head}{''.join(parts)}</html>\n"
+    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
+    style = (files("components.evaluate") / "page.css").read_text() + _OWN_STYLE.read_text()
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>{escape(report['scenario'])}: search</title><style>{style}</style></head><body>"
+        f"{_header(report, jobs)}<main>{body}</main></body></html>\n"
+    )
 
 
-def importance(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return dimension -> absolute rank correlation with the value, among the best learner's trials; needs four of them."""
-    trials = _of_best(report)
-    if len(trials) < 4:
-        return {}
-    values = _ranks([trial["value"] for trial in trials])
-    found = {}
-    for name, coordinates in _coordinates(trials).items():
-        ranks = _ranks(coordinates)
-        if ranks.std() > 0 and values.std() > 0:
-            found[name] = abs(float(np.corrcoef(ranks, values)[0, 1]))
-    return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+def _header(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float]]) -> str:
+    members, metric = report["ensemble"]["members"], report["metric"]
+    many = len(members) > 1
+    title = f"{metric} {number(report['score'])} " + (f"with {len(members)} pipelines" if many else f"with {members[0]['learner']}")
+    rows, tried = report["rows"], report["pipelines"]
+    seconds, clock = math.fsum(job["seconds"] for job in jobs), max((job["clock"] for job in jobs), default=0.0)
+    tiles = [
+        (metric, number(report["score"]), f"{'higher' if report['higher_is_better'] else 'lower'} is better; on rows not learned from")
+    ]
+    tiles += [(f"over {rival['name']}", _gain(report, rival), f"it has {number(rival['score'])}") for rival in _headline(report)]
+    failed = f", {tried['failed']} failed" if tried["failed"] else ""
+    tiles.append(("pipelines tried", str(tried["tried"]), f"{len(jobs)} jobs{failed}; {len(report['learners'])} learners"))
+    tiles.append(("CPU", f"{seconds:.0f} s", f"{clock:.0f} s of wall clock on {rows['train'] + rows['validation']} rows"))
+    shown = "".join(f"<div class='tile'><span>{escape(a)}</span><b>{escape(b)}</b><i>{escape(c)}</i></div>" for a, b, c in tiles)
+    judged = report["validation"]
+    way = "a holdout" if judged["kind"] == "holdout" else f"{judged['folds']} folds ({judged['kind']})"
+    return (
+        f"<header><p class='crumb'>ATLAS · search · {escape(report['scenario'])}</p><h1>{escape(title)}</h1>"
+        f"<p class='models'>{escape(str(report['problem']))}, judged by {escape(way)}</p><div class='tiles'>{shown}</div></header>"
+    )
 
 
-def _history(report: Mapping[str, Any]) -> str:
-    figure, axes = _axes(8, 3)
-    best = np.maximum.accumulate if report["higher_is_better"] else np.minimum.accumulate
-    worst = -np.inf if report["higher_is_better"] else np.inf
-    values = [trial["value"] if trial["value"] is not None else worst for trial in report["trials"]]
-    for name in dict.fromkeys(trial["learner"] for trial in report["trials"]):
-        points = [(t["number"], t["value"]) for t in report["trials"] if t["learner"] == name and t["value"] is not None]
-        if points:
-            axes.scatter(*zip(*points, strict=True), s=24, label=name, color=_COLOURS.get(name))
-    so_far = best(np.asarray(values))
-    shown = np.isfinite(so_far)
-    axes.step(np.arange(len(values))[shown], so_far[shown], where="post", color="#888", label="best so far")
-    axes.set_xlabel("trial")
-    axes.set_ylabel(report["metric"])
-    axes.legend(frameon=False)
-    return _svg(figure)
+def _headline(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return at most three rivals for the tiles: what serves or is the user's own goes before what is only a yardstick."""
+    wanted = ("the serving model", "your own pipeline", "the best single pipeline", "a constant answer", "the first pipeline")
+    found = {rival["name"]: rival for rival in report["against"] if rival["score"] is not None}
+    return [found[name] for name in wanted if name in found][:3] if report["score"] is not None else []
 
 
-def _importance_plot(report: Mapping[str, Any]) -> str:
-    found = importance(report)
-    if not found:
-        return "<p>Too few trials of the best learner to tell.</p>"
-    figure, axes = _axes(8, 0.35 * len(found) + 0.8)
-    names = list(found)[::-1]
-    axes.barh([_label(name) for name in names], [found[name] for name in names], color="#4063d8")
-    axes.set_xlabel("absolute rank correlation with the value")
-    axes.set_xlim(0, 1)
-    return _svg(figure)
+def _against(report: Mapping[str, Any]) -> str:
+    if report["score"] is None or not report["against"]:
+        return ""
+    lines = []
+    for rival in report["against"]:
+        gain = _signed(report, rival)
+        css = "gain" if gain > 0 else "loss" if gain < 0 else ""
+        who = f"{escape(rival['name'])}" + (f" <i>{escape(rival['learner'])}</i>" if rival["learner"] else "")
+        cells = f"<td class='n'>{number(rival['score'])}</td><td class='n {css}'>{_gain(report, rival)}</td>"
+        lines.append(f"<tr><td>{who}</td>{cells}</tr>")
+    head = f"<tr><th>compared with</th><th class='n'>{escape(report['metric'])}</th><th class='n'>better by</th></tr>"
+    return f"<table class='narrow'>{head}{''.join(lines)}</table>"
+
+
+def _signed(report: Mapping[str, Any], rival: Mapping[str, Any]) -> float:
+    gain = float(report["score"] - rival["score"])
+    return gain if report["higher_is_better"] else -gain
+
+
+def _gain(report: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
+    gain = _signed(report, rival)
+    return f"{gain:+.3g}" if gain else "0"
+
+
+def _notes(report: Mapping[str, Any]) -> str:
+    warned = "".join(f"<p class='warn'>{escape(text)}</p>" for text in report["warnings"])
+    told = "".join(f"<li>{escape(text)}</li>" for text in report["notes"])
+    return warned + (f"<ul class='notes'>{told}</ul>" if told else "")
+
+
+def _ensemble(report: Mapping[str, Any], paint: Mapping[str, str]) -> str:
+    members = report["ensemble"]["members"]
+    parts = [(f"{m['learner']} {m['identity']}: {m['weight']:.3g}", m["weight"], paint[m["learner"]]) for m in members]
+    drawn = shares(parts) if len(parts) > 1 else ""
+    lines = []
+    for m in members:
+        source = "taken over unchanged" if m["inherited"] else "fitted now"
+        cells = (f"{100 * m['weight']:.0f} %", number(m["score"]), number(m["size_mb"]), number(m["us_per_row"]))
+        name = f"{swatch(paint[m['learner']])}{escape(m['learner'])} <code>{escape(m['identity'].split(':')[-1][:8])}</code>"
+        lines.append(f"<tr><td>{name} <i>{source}</i></td>" + "".join(f"<td class='n'>{cell}</td>" for cell in cells) + "</tr>")
+    heads = ("weight", f"{report['metric']} alone", "MB", "µs a row")
+    head = "<tr><th>member</th>" + "".join(f"<th class='n'>{escape(name)}</th>" for name in heads) + "</tr>"
+    limits = "; ".join(_limit(entry) for entry in report["limits"])
+    table = f"{drawn}<table>{head}{''.join(lines)}</table>" + (f"<p class='quiet'>Limits: {escape(limits)}.</p>" if limits else "")
+    path = report["ensemble"]["path"]
+    if len(path) < 2:
+        return table
+    steps = [(index + 1.0, step["score"]) for index, step in enumerate(path)]
+    points = [Point(x, y, paint[step["learner"]], f"+ {step['learner']}: {y:.6g}") for (x, y), step in zip(steps, path, strict=True)]
+    values = [y for _, y in steps]
+    pad = (max(values) - min(values)) * 0.08
+    curve = Curve(steps, "the ensemble")
+    plot = xy(points, [curve], x="pipelines added, one may be added again", y=report["metric"], span=(min(values) - pad, max(values) + pad))
+    caption = "<figcaption>How it was chosen: each step adds what helps most</figcaption>"
+    return f"<div class='columns'><div>{table}</div><figure>{caption}{plot}</figure></div>"
+
+
+def _limit(entry: Mapping[str, Any]) -> str:
+    most = "" if entry["limit"] is None else f" of {number(entry['limit'])}"
+    return f"{entry['name']} {number(entry['used'])}{most} {entry['unit']}".strip()
+
+
+def _history(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float]], paint: Mapping[str, str]) -> str:
+    trials, rungs = report["trials"], report["rungs"]
+    reached = max((t["rung"] for t in trials if t["value"] is not None), default=0)
+    span = _span(report, [t["value"] for t in trials if t["value"] is not None])
+    plots = []
+    for caption, axis, places in (
+        ("Job by job", "job", [float(t["number"]) for t in trials]),
+        ("Second by second", "seconds of the search", [job["clock"] for job in jobs]),
+    ):
+        points = [
+            Point(x, t["value"], paint[t["learner"]], _title(t, rungs), t["rung"] == reached) for x, t in zip(places, trials, strict=True)
+        ]
+        done = sorted((x, t["value"]) for x, t in zip(places, trials, strict=True) if t["value"] is not None and t["rung"] == reached)
+        best, so_far = [], None
+        for x, value in done:
+            if so_far is None or (value > so_far if report["higher_is_better"] else value < so_far):
+                so_far = value
+                best.append((x, value))
+        curves = [Curve(best, "the best so far")] if best else []
+        if report["score"] is not None and places:
+            curves.insert(0, Curve([(min(places), report["score"])], f"the ensemble: {number(report['score'])}", dashed=True))
+        plot = xy(points, curves, x=axis, y=report["metric"], span=span)
+        plots.append(f"<figure><figcaption>{caption}</figcaption>{plot}</figure>")
+    legend = "".join(f"{swatch(paint[name])}{escape(name)}" for name in sorted({t["learner"] for t in trials}))
+    how = f"filled: judged on {rungs[reached]}" + (f"; hollow: on {', then '.join(rungs[:reached])}" if reached else "")
+    note = f"{how}; line: the best so far; dashed: the ensemble; ×: failed. Values beyond the axis are drawn at its edge."
+    return f"<p class='legend'>{legend}</p><div class='columns'>{''.join(plots)}</div><p class='quiet'>{escape(note)}</p>"
+
+
+def _title(trial: Mapping[str, Any], rungs: Sequence[str]) -> str:
+    value = number(trial["value"]) if trial["value"] is not None else str(trial["figures"].get("error", "failed"))
+    return f"{trial['number']}: {trial['learner']} from {trial['origin']}, {rungs[trial['rung']]}: {value}"
+
+
+def _span(report: Mapping[str, Any], values: Sequence[float]) -> tuple[float, float]:
+    """Return what an axis shows: the best values and most of the others."""
+    ordered = sorted(values, reverse=report["higher_is_better"])
+    seen = ordered[: math.ceil(_IN_VIEW * len(ordered))] + ([report["score"]] if report["score"] is not None else [])
+    if not seen:
+        return 0.0, 1.0
+    pad = 0.06 * (max(seen) - min(seen) or abs(max(seen)) or 1.0)
+    return min(seen) - pad, max(seen) + pad
+
+
+def _learners(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float]], paint: Mapping[str, str]) -> str:
+    lines = []
+    for group in report["learners"]:
+        seconds = math.fsum(job["seconds"] for t, job in zip(report["trials"], jobs, strict=True) if t["learner"] == group["name"])
+        cells = [number(group["best"]), number(group["median"]), group["pipelines"], group["failed"], f"{seconds:.1f}"]
+        cells += [group["climbed"], f"{100 * group['weight']:.0f} %"]
+        lines.append(f"<tr><td>{swatch(paint[group['name']])}{escape(group['name'])}</td>{_cells(cells)}</tr>")
+    last, first = report["rungs"][-1], report["rungs"][0]
+    heads = (f"best, {last}", f"median, {first}", "pipelines", "failed", "CPU s", f"reached {last}", "of the ensemble")
+    head = "<tr><th>learner</th>" + "".join(f"<th class='n'>{escape(text)}</th>" for text in heads) + "</tr>"
+    return f"<table>{head}{''.join(lines)}</table>"
+
+
+def _importance(report: Mapping[str, Any], paint: Mapping[str, str]) -> str:
+    order, parts = [group["name"] for group in report["learners"]], []
+    for found in sorted(report["importance"], key=lambda found: order.index(found["learner"])):
+        longest = max(share for _, share in found["shares"]) or 1.0
+        ranked = found["method"] == "rank correlation"
+        bars = "".join(
+            f"<tr><td>{escape(label(name))}</td><td class='wide'>{bar(share / longest, paint[found['learner']])}</td>"
+            f"<td class='n'>{f'{share:.2f}' if ranked else f'{100 * share:.0f} %'}</td></tr>"
+            for name, share in found["shares"][:10]
+        )
+        caption = f"{escape(found['learner'])}: {found['pipelines']} pipelines, {escape(found['method'])}"
+        parts.append(f"<figure><figcaption>{caption}</figcaption><table>{bars}</table></figure>")
+    note = (
+        "ped-anova: what sets the best pipelines apart from the rest, in shares of 100 %; rank correlation (few pipelines): how closely "
+        "the option and the value go together, 0 to 1."
+    )
+    return f"<div class='columns'>{''.join(parts)}</div><p class='quiet'>{note}</p>" if parts else ""
 
 
 def _parallel(report: Mapping[str, Any]) -> str:
-    trials = _of_best(report)
-    coordinates = _coordinates(trials)
-    if len(trials) < 2 or not coordinates:
-        return "<p>Too few trials of the best learner to compare.</p>"
-    from matplotlib import colormaps
+    name = report["learners"][0]["name"] if report["learners"] else ""
+    own = [t for t in report["trials"] if t["learner"] == name and t["rung"] == 0 and t["value"] is not None]
+    own.sort(key=lambda t: (t["value"], -t["number"]) if report["higher_is_better"] else (-t["value"], -t["number"]))
+    options = varied(own)
+    if len(own) < _LEAST or len(options) < 2:
+        return ""
+    weight = next((dict(map(tuple, found["shares"])) for found in report["importance"] if found["learner"] == name), {})
+    options = sorted(options, key=lambda option: -weight.get(option.name, 0.0))[:10]
+    places = [option.places() for option in options]
+    lines = [
+        ([place[index] for place in places], shade(index / (len(own) - 1)), f"{t['number']} from {t['origin']}: {number(t['value'])}")
+        for index, t in enumerate(own)
+    ]
+    axes = [(label(option.name), _end(option.ends[0]), _end(option.ends[1])) for option in options]
+    note = f"One line a pipeline of {escape(name)}, judged on {escape(report['rungs'][0])}; yellow is best, violet worst."
+    return f"<div class='scroll'>{parallel(axes, lines)}</div><p class='quiet'>{note}</p>"
 
-    figure, axes = _axes(10, 3.6)
-    values = _ranks([trial["value"] for trial in trials])
-    values = values if report["higher_is_better"] else -values
-    span = values.max() - values.min()
-    for index in np.argsort(values, kind="stable"):
-        shade = (values[index] - values.min()) / span if span else 0.5
-        line = [coordinates[name][index] for name in coordinates]
-        axes.plot(range(len(line)), line, color=colormaps["viridis"](float(shade)), alpha=0.8)
-    axes.set_xticks(range(len(coordinates)), [_label(name) for name in coordinates], rotation=30, ha="right")
-    axes.set_yticks([0, 1], ["low", "high"])
-    return _svg(figure) + "<p>One line a trial; yellow is best, violet worst.</p>"
+
+def _end(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 12 else text[:11] + "…"
 
 
-def _table(report: Mapping[str, Any], seconds: Sequence[float]) -> str:
-    rows = []
-    for trial, took in zip(report["trials"], seconds, strict=True):
-        space = SPACES.get(trial["learner"], {})
-        tried = {key: trial[part][key] for part, dimensions in space.items() for key in dimensions if key in trial[part]}
-        code = html.escape(json.dumps(tried))
-        mark = " class='best'" if trial["number"] == report["best"] else ""
-        rows.append(
-            f"<tr{mark}><td class='n'>{trial['number']}</td><td>{trial['origin']}</td><td>{trial['learner']}</td><td>{trial['state']}</td>"
-            f"<td class='n'>{_short(trial['value'])}</td><td class='n'>{took:.1f}</td><td><code>{code}</code></td></tr>"
+def _folds(report: Mapping[str, Any], paint: Mapping[str, str]) -> str:
+    complete = [t for t in report["trials"] if t["rung"] == len(report["rungs"]) - 1 and len(t["figures"].get("folds", [])) > 1]
+    complete = [t for t in complete if t["value"] is not None and None not in t["figures"]["folds"]]
+    complete.sort(key=lambda t: -t["value"] if report["higher_is_better"] else t["value"])
+    if not complete:
+        return ""
+    lines, best = [], complete[0]["figures"]["folds"]
+    for trial in complete[:_SHOWN]:
+        folds = trial["figures"]["folds"]
+        gaps = [own - first for own, first in zip(folds, best, strict=True)]
+        text = (
+            f"{statistics.fmean(gaps):+.2g} ± {statistics.stdev(gaps) / math.sqrt(len(gaps)):.2g}" if trial is not complete[0] else "best"
         )
-    head = "<tr><th>trial<th>from<th>learner<th>state<th>value<th>seconds<th>configuration</tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+        lines.append((f"{trial['number']} {trial['learner']}"[:24], folds, paint[trial["learner"]], text))
+    note = "A dot is a fold, the bar the mean; right: the gap to the best pipeline with its standard error, fold by fold."
+    return f"{strips(lines)}<p class='quiet'>{note} A gap within two standard errors may be luck.</p>"
 
 
-def _of_best(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    name = report["trials"][report["best"]]["learner"]
-    return [trial for trial in report["trials"] if trial["learner"] == name and trial["value"] is not None]
+def _origins(report: Mapping[str, Any]) -> str:
+    lines = []
+    for group in report["origins"]:
+        cells = [group["pipelines"], group["climbed"], number(group["best"]), f"{100 * group['weight']:.0f} %"]
+        lines.append(f"<tr><td>{escape(_ORIGINS.get(group['name'], 'the sampler ' + group['name']))}</td>{_cells(cells)}</tr>")
+    if kept := [m for m in report["ensemble"]["members"] if m["inherited"]]:
+        best = [m["score"] for m in kept if m["score"] is not None]
+        top = number((max if report["higher_is_better"] else min)(best)) if best else number(None)
+        cells = [len(kept), len(kept), top, f"{100 * math.fsum(m['weight'] for m in kept):.0f} %"]
+        lines.append(f"<tr><td>the serving model's members, unchanged</td>{_cells(cells)}</tr>")
+    heads = ("pipelines", f"reached {report['rungs'][-1]}", f"best {report['metric']}", "of the ensemble")
+    head = "<tr><th>from</th>" + "".join(f"<th class='n'>{escape(text)}</th>" for text in heads) + "</tr>"
+    brought = {group["name"] for group in report["origins"]} & {"champion", "replay"} or kept
+    note = "" if brought else "<p class='quiet'>Nothing came from earlier searches.</p>"
+    return f"<table>{head}{''.join(lines)}</table>{note}"
 
 
-def _coordinates(trials: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Return dimension -> each trial's place in it, 0 to 1; dimensions that never varied are left out."""
-    found: dict[str, list[float]] = {}
-    for part, dimensions in SPACES.get(trials[0]["learner"], {}).items() if trials else ():
-        for key, dimension in dimensions.items():
-            if all(key in trial[part] for trial in trials):
-                places = [placed(dimension, trial[part][key]) for trial in trials]
-                if (most := max(places)) > min(places):
-                    found[f"{part}.{key}"] = [place / max(most, 1.0) for place in places]
-    return found
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return average ranks: equal values share one."""
-    array = np.asarray(values, dtype=np.float64)
-    return np.asarray([(np.sum(array < v) + np.sum(array <= v) - 1) / 2 for v in array], dtype=np.float64)
-
-
-def _label(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def _cells(values: Sequence[Any]) -> str:
+    return "".join(f"<td class='n'>{value}</td>" for value in values)

@@ -7,100 +7,56 @@ learner's default.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-__all__ = ["SPACES", "Choice", "Dimension", "Real", "Space", "Weakest", "Whole", "placed"]
+from components.automl.genesis.configuration import Configuration
+from components.automl.genesis.dimensions import SPACES, Choice, Dimension, Real, Whole
+from components.train.learners import learner
 
+__all__ = ["Bounds", "Space", "completed", "placed", "sized"]
 
-@dataclass(frozen=True)
-class Real:
-    """A number between two bounds."""
+_MOST_TREES = 1_500
+"""Of one fold's model."""
+_FASTEST = 0.3
 
-    low: float
-    high: float
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A whole number between two bounds, both included."""
-
-    low: int
-    high: int
-    log: bool = False
+Bounds = Mapping[str, tuple[Any, ...]]
+"""Dimension's name -> (low, high), or the choices that are left; one value alone fixes it."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
+def completed(name: str, features: Mapping[str, Any], params: Mapping[str, Any], origin: str) -> Configuration:
+    """Return a configuration with every option written out, so that equal pipelines are equal.
 
-    options: tuple[str | int | float | bool, ...]
+    Raises:
+        ConfigError: There is no such learner.
+        ValidationError: An option is unknown or out of range.
+    """
+    found = learner(name)
+    return Configuration(
+        name,
+        found.features.model_validate(dict(features)).model_dump(mode="json"),
+        found.params.model_validate(dict(params)).model_dump(mode="json"),
+        origin,
+    )
 
 
-@dataclass(frozen=True)
-class Weakest:
-    """The share of the task's features that is left out, the least useful first (`components.automl.genesis.ranking`)."""
+def sized(configuration: Configuration, classes: int) -> Configuration:
+    """Bound the trees of a boosted model of many classes: every round grows one for each, which costs time, room and latency.
 
-    shares: tuple[float, ...]
-
-
-Dimension = Real | Whole | Choice | Weakest
-Dimensions = Mapping[str, Mapping[str, Dimension]]
-_DROP = Weakest((0.0, 0.25, 0.5))
-
-_DENSE_FEATURES: Mapping[str, Dimension] = {
-    "category": Choice(("onehot", "frequency")),
-    "log": Choice(("none", "auto")),
-    "fill": Choice(("median", "mean")),
-    "max_values": Choice((10, 20, 50)),
-    "drop": _DROP,
-}
-
-SPACES: Mapping[str, Dimensions] = {
-    "crnn": {
-        "features": {"augment": Real(0.2, 1.2)},
-        "params": {
-            "channels": Choice((12, 16, 24)),
-            "hidden": Choice((64, 96, 128)),
-            "head": Choice(("gru", "conv")),
-            "lr": Real(1e-3, 1e-2, log=True),
-            "dropout": Real(0.0, 0.4),
-        },
-    },
-    "lightgbm": {
-        "features": {
-            "category": Choice(("code", "frequency", "onehot")),
-            "indicator": Choice((False, True)),
-            "min_count": Choice((2, 5, 20)),
-            "drop": _DROP,
-        },
-        "params": {
-            "learning_rate": Real(0.02, 0.2, log=True),
-            "num_leaves": Whole(4, 128, log=True),
-            "min_data_in_leaf": Whole(3, 200, log=True),
-            "feature_fraction": Real(0.4, 1.0),
-            "bagging_fraction": Real(0.5, 1.0),
-            "lambda_l2": Real(1e-3, 30.0, log=True),
-            "cat_smooth": Real(1.0, 100.0, log=True),
-        },
-    },
-    "logistic": {"features": _DENSE_FEATURES, "params": {"strength": Real(1e-6, 1.0, log=True), "balanced": Choice((False, True))}},
-    "mlp": {
-        "features": _DENSE_FEATURES,
-        "params": {
-            "hidden": Choice((16, 32, 64, 128)),
-            "layers": Whole(1, 3),
-            "dropout": Real(0.0, 0.5),
-            "lr": Real(3e-4, 1e-2, log=True),
-            "weight_decay": Real(1e-6, 1e-1, log=True),
-            "batch": Choice((64, 128, 256)),
-        },
-    },
-}
+    Fewer rounds learn faster, so that they end near the same place.
+    """
+    params = dict(configuration.params)
+    rounds = params.get("rounds")
+    if classes <= 2 or rounds is None or rounds * classes <= _MOST_TREES:
+        return configuration
+    params["rounds"] = max(_MOST_TREES // classes, 1)
+    if "learning_rate" in params:
+        params["learning_rate"] = float(f"{min(params['learning_rate'] * rounds / params['rounds'], _FASTEST):.4g}")
+    return replace(configuration, params=params)
 
 
 @dataclass(frozen=True)
@@ -109,59 +65,90 @@ class Space:
 
     Attributes:
         learners: Names to choose from.
-        ranked: The task's features, the most useful first; empty: none is ever left out.
+        bounds: Dimensions that are narrower today.
+        classes: The task's; 0 for a number.
     """
 
     learners: tuple[str, ...]
-    ranked: tuple[str, ...] = ()
+    bounds: Bounds = field(default_factory=dict)
+    classes: int = 0
 
-    def suggest(self, trial: optuna.Trial) -> tuple[str, dict[str, Any], dict[str, Any]]:
-        """Ask a trial for a learner, its features and its params."""
+    def suggest(self, trial: optuna.Trial) -> Configuration:
+        """Ask a trial for a pipeline; its sampler answers."""
         name = str(trial.suggest_categorical("learner", self.learners))
-        parts: dict[str, dict[str, Any]] = {}
-        for part, dimensions in self._dimensions(name).items():
-            parts[part] = {key: self._value(trial, f"{name}.{part}.{key}", dimension) for key, dimension in dimensions.items()}
-        return name, parts["features"], parts["params"]
+        parts: dict[str, dict[str, Any]] = {"features": {}, "params": {}}
+        for full, (part, key, dimension) in self.dimensions(name).items():
+            value = self._suggest(trial, full, dimension)
+            if value is not None:
+                parts[part][key] = self._meant(dimension, value)
+        return sized(completed(name, parts["features"], parts["params"], "search"), self.classes)
 
-    def flatten(self, name: str, features: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the dimensions that a given configuration sets: the reverse of `suggest`."""
-        parts = {"features": features, "params": params}
-        found: dict[str, Any] = {"learner": name}
-        for part, dimensions in self._dimensions(name).items():
-            for key, dimension in dimensions.items():
-                if key in parts[part]:
-                    value = parts[part][key]
-                    found[f"{name}.{part}.{key}"] = self._nearest_share(dimension, value) if isinstance(dimension, Weakest) else value
+    def flatten(self, configuration: Configuration) -> dict[str, Any]:
+        """Return the dimensions that a configuration sets, moved into their bounds: the reverse of `suggest`."""
+        parts = {"features": configuration.features, "params": configuration.params}
+        found: dict[str, Any] = {"learner": configuration.learner}
+        for full, (part, key, dimension) in self.dimensions(configuration.learner).items():
+            distribution = self.distribution(full, dimension)
+            if key in parts[part] and distribution is not None:
+                found[full] = _within(distribution, parts[part][key])
         return found
 
-    def _dimensions(self, name: str) -> Dimensions:
-        if self.ranked:
-            return SPACES[name]
+    def distributions(self, name: str) -> dict[str, BaseDistribution]:
+        """Return what `flatten` sets for a learner, as Optuna names it; fixed dimensions are left out."""
+        found: dict[str, BaseDistribution] = {"learner": CategoricalDistribution(self.learners)}
+        for full, (_, _, dimension) in self.dimensions(name).items():
+            distribution = self.distribution(full, dimension)
+            if distribution is not None:
+                found[full] = distribution
+        return found
+
+    def dimensions(self, name: str) -> dict[str, tuple[str, str, Dimension]]:
+        """Return the full name -> (part, key, dimension) of a learner's dimensions."""
         return {
-            part: {key: dimension for key, dimension in dimensions.items() if not isinstance(dimension, Weakest)}
-            for part, dimensions in SPACES[name].items()
+            f"{name}.{part}.{key}": (part, key, dimension)
+            for part, dimensions in SPACES.get(name, {}).items()
+            for key, dimension in dimensions.items()
         }
 
-    def _value(self, trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
+    def distribution(self, full: str, dimension: Dimension) -> BaseDistribution | None:
+        """Return a dimension within today's bounds; None when one value is left."""
+        given = self.bounds.get(full)
         if isinstance(dimension, Choice):
-            return trial.suggest_categorical(name, dimension.options)
-        if isinstance(dimension, Weakest):
-            share = trial.suggest_categorical(name, dimension.shares)
-            return sorted(self.ranked[len(self.ranked) - int(len(self.ranked) * share) :])
-        if isinstance(dimension, Whole):
-            return trial.suggest_int(name, dimension.low, dimension.high, log=dimension.log)
-        # Four digits are as good, and can be read.
-        return float(f"{trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log):.4g}")
+            left = tuple(option for option in dimension.options if given is None or option in given) or dimension.options
+            return CategoricalDistribution(left) if len(left) > 1 else None
+        low, high = (dimension.low, dimension.high) if given is None else (max(dimension.low, min(given)), min(dimension.high, max(given)))
+        if low >= high:
+            return None
+        kind = IntDistribution if isinstance(dimension, Whole) else FloatDistribution
+        return kind(low, high, log=dimension.log)
 
-    def _nearest_share(self, dimension: Weakest, dropped: Sequence[str]) -> float:
-        return min(dimension.shares, key=lambda share: abs(share - len(dropped) / len(self.ranked)))
+    def _suggest(self, trial: optuna.Trial, full: str, dimension: Dimension) -> Any:
+        distribution = self.distribution(full, dimension)
+        if distribution is None:
+            return self.bounds[full][0] if full in self.bounds else None
+        if isinstance(distribution, CategoricalDistribution):
+            return trial.suggest_categorical(full, distribution.choices)
+        if isinstance(distribution, IntDistribution):
+            return trial.suggest_int(full, distribution.low, distribution.high, log=distribution.log)
+        return trial.suggest_float(full, distribution.low, distribution.high, log=distribution.log)
+
+    def _meant(self, dimension: Dimension, value: Any) -> Any:
+        """Turn a suggested value into the recipe's."""
+        if isinstance(dimension, Real):
+            return float(f"{value:.4g}")  # four digits are as good, and can be read
+        return value
 
 
 def placed(dimension: Dimension, value: Any) -> float:
-    """Return where a value lies in its dimension, 0 to 1; dropped features count by their number."""
-    if isinstance(dimension, Weakest):
-        return float(len(value))
+    """Return where a value lies in its dimension, 0 to 1."""
     if isinstance(dimension, Choice):
         return dimension.options.index(value) / max(1, len(dimension.options) - 1) if value in dimension.options else 0.0
     low, high, at = (math.log(max(v, 1e-12)) if dimension.log else float(v) for v in (dimension.low, dimension.high, value))
     return min(max((at - low) / (high - low), 0.0), 1.0)
+
+
+def _within(distribution: BaseDistribution, value: Any) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return value if value in distribution.choices else distribution.choices[0]
+    low, high = distribution.low, distribution.high
+    return low if value is None else min(max(value, low), high)

@@ -28,6 +28,7 @@ from components.core.ledger.types import (
     Receipt,
     Run,
     State,
+    Study,
     Work,
 )
 
@@ -48,5 +49,6 @@ __all__ = [
     "Receipt",
     "Run",
     "State",
+    "Study",
     "Work",
 ]

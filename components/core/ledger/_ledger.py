@@ -13,6 +13,7 @@ from components.core.ledger._deployments import Deployments
 from components.core.ledger._leases import Leases
 from components.core.ledger._predictions import Predictions
 from components.core.ledger._runs import Runs
+from components.core.ledger._studies import Studies
 from components.core.ledger._versions import Versions
 
 __all__ = ["Ledger"]
@@ -54,6 +55,9 @@ class Ledger:
         runs = Runs(db)
         self.start_run, self.finish_run, self.runs = runs.start_run, runs.finish_run, runs.runs
         self.record_outputs, self.outputs = runs.record_outputs, runs.outputs
+
+        studies = Studies(db)
+        self.record_study, self.studies = studies.record_study, studies.studies
 
     @classmethod
     def open(cls, url: str, *, clock: Callable[[], datetime] | None = None) -> Ledger:

@@ -45,6 +45,7 @@ __all__ = [
     "outputs",
     "predictions",
     "runs",
+    "studies",
 ]
 
 
@@ -277,4 +278,22 @@ outputs = Table(
     _text("port"),
     _text("ref"),
     UniqueConstraint("run_id", "step", "port"),
+)
+
+studies = Table(
+    "studies",
+    metadata,
+    _serial(),
+    _text("scenario"),
+    _text("ref"),  # the report that holds it
+    _text("dataset", nullable=True),
+    _text("run_id"),
+    _text("problem"),
+    _text("metric"),
+    Column("rows", Integer(), nullable=False),
+    Column("meta", JSON(), nullable=False),
+    Column("trials", JSON(), nullable=False),
+    _at("created_at"),
+    UniqueConstraint("scenario", "ref"),
+    Index(None, "problem", "n"),
 )

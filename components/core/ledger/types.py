@@ -25,6 +25,7 @@ __all__ = [
     "Receipt",
     "Run",
     "State",
+    "Study",
     "Work",
 ]
 
@@ -244,3 +245,29 @@ class Run:
     started_at: datetime
     finished_at: datetime | None
     detail: Any = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished search: what later searches learn from.
+
+    Attributes:
+        ref: Reference of the report that holds it.
+        dataset: Reference of the dataset that was searched on, where it is known.
+        run_id: The run that made it first.
+        problem: `binary`, `multiclass`, `regression` or `text_line`.
+        rows: Rows that were searched on.
+        meta: Meta-features: name -> finite number.
+        trials: Plain JSON data, costs included.
+    """
+
+    scenario: str
+    ref: str
+    dataset: str | None
+    run_id: str
+    problem: str
+    metric: str
+    rows: int
+    created_at: datetime
+    meta: dict[str, float] = field(default_factory=dict, hash=False)
+    trials: list[dict[str, Any]] = field(default_factory=list, hash=False)

@@ -6,11 +6,11 @@ from importlib import import_module
 
 from components.core.errors import ConfigError, nearest
 from components.core.params import Task
-from components.train.learners.base import Learner, Progress, Trained, never
+from components.train.learners.base import Learner, Prepared, Progress, Trained, never
 
-__all__ = ["LEARNERS", "Learner", "Progress", "Trained", "learner", "learners_for", "never"]
+__all__ = ["LEARNERS", "Learner", "Prepared", "Progress", "Trained", "learner", "learners_for", "never"]
 
-LEARNERS = ("crnn", "lightgbm", "logistic", "mlp")
+LEARNERS = ("catboost", "crnn", "extra_trees", "lightgbm", "logistic", "mlp", "resnet", "xgboost")
 
 
 def learner(name: str) -> Learner:

@@ -10,50 +10,48 @@ from pydantic import ValidationError
 
 from components.core.errors import ConfigError, nearest
 from components.core.params import Frozen, Task
-from components.model.format import ModelSpec, Runtime, signature_of
-from components.model.predictor import Predictor, predictor_of
+from components.model.format import Runtime
 from components.model.runtime import Scores
 from components.train.data import Data
+from components.train.folds import Validation
 
-__all__ = ["Learner", "Progress", "Trained", "never", "options"]
+__all__ = ["Learner", "Prepared", "Progress", "Trained", "never", "options"]
 
 Progress = Callable[[int, float], bool]
-"""Called with (epochs done, validation score) after an epoch that was scored; True ends the training."""
+"""Called with (rounds or epochs done, score so far) as a fit goes on; True ends it there. It may raise, which abandons the fit."""
 
 Model = TypeVar("Model", bound=Frozen)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a learner returns: everything `components.model.save` needs, and the model as it is in memory.
+    """One fitted model, of one fold.
 
     Attributes:
         runtime: What executes `weights`.
-        weights: The file's bytes.
-        preprocessing: Plain JSON.
-        scores: The in-memory model; loading `weights` must give the same.
+        weights: The file's bytes: LightGBM's text, or an ONNX graph from `x` to `y`.
+        scores: The model in memory: (N, D) -> (N, K) probabilities, (N,) the positive class's, or (N,) values. Loading `weights`
+            must give the same.
+        rounds: Rounds or epochs that the kept model has; None where there are none.
         log: What happened, epoch by epoch or round by round; deterministic.
     """
 
     runtime: Runtime
     weights: bytes
-    preprocessing: Mapping[str, Any]
     scores: Scores
+    rounds: int | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
 
-    def predictor(self, task: Task, learner: str) -> Predictor:
-        """Return a predictor over the in-memory model."""
-        spec = ModelSpec(
-            format=1,
-            task=task,
-            learner=learner,
-            runtime=self.runtime,
-            signature=signature_of(task),
-            preprocessing=dict(self.preprocessing),
-            recipe={},
-            files={},
-        )
-        return predictor_of(spec, self.scores)
+
+class Prepared(Protocol):
+    """Data made ready once for every fold and every set of params; `components.train.features.Table` is one."""
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Plain JSON, kept in `model.json`, that turns rows into the model's input."""
+
+    def part(self, fold: int, limit: int | None = None) -> Any:
+        """Return what a fold's model learns from (at most `limit` rows) and is judged on."""
 
 
 class Learner(Protocol):
@@ -61,7 +59,7 @@ class Learner(Protocol):
 
     Attributes:
         name: Its name in a recipe.
-        features: The pydantic model of the recipe's `features`.
+        features: The pydantic model of the recipe's `features`; its defaults suit the learner.
         params: The pydantic model of the recipe's `params`.
     """
 
@@ -72,11 +70,21 @@ class Learner(Protocol):
     def fits(self, task: Task) -> bool:
         """Whether it can learn this task."""
 
-    def train(self, data: Data, features: Mapping[str, Any], params: Mapping[str, Any], *, seed: int, progress: Progress) -> Trained:
-        """Fit on `data.train`, stop early by `data.validation`. Equal arguments give equal bytes on one thread.
+    def prepare(self, data: Data, features: Any, validation: Validation) -> Prepared:
+        """Make the data ready; `features` is an instance of the learner's own model.
 
         Raises:
-            ConfigError: `features` or `params` has an unknown or wrong key.
+            ConfigError: An option names an unknown feature.
+            DataError: There is too little to learn from, or no usable feature.
+        """
+
+    def fit(self, part: Any, params: Any, *, seed: int, progress: Progress) -> Trained:
+        """Fit one fold on one thread; equal arguments give equal bytes.
+
+        `part` comes from `prepare`; `params` is an instance of the learner's own model. Without rows to judge by, exactly the
+        given rounds are trained.
+
+        Raises:
             DataError: There is too little to learn from.
         """
 

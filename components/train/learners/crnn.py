@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from components.core.errors import DataError, IntegrityError
+from components.core.errors import ConfigError, DataError, IntegrityError
 from components.core.params import Frozen, Task, TextLine
 from components.model.answer import Answer
 from components.model.runtime import Float32, Scores, load_onnx
@@ -23,7 +25,8 @@ from components.model.text_line import Pixels, TextLineModel, pixels_of, size_of
 from components.train.augment import augmented
 from components.train.crnn import STRIDE, Crnn, Shape, to_onnx
 from components.train.data import Data, Rows
-from components.train.learners.base import Progress, Trained, options
+from components.train.folds import Validation, holdout
+from components.train.learners.base import Progress, Trained
 
 __all__ = ["LEARNER"]
 
@@ -54,6 +57,70 @@ class Params(Shape):
     weight_decay: float = Field(1e-3, ge=0, le=1)
 
 
+@dataclass(frozen=True)
+class Lines:
+    """Images and texts of the only fold.
+
+    Attributes:
+        task: The alphabet.
+        rule: Made the pixels.
+        augment: Strength of the changes made to training images.
+        learned: (N,) image and codes of training lines.
+        images: (V,) validation images; V may be 0: then the network of the last epoch is kept.
+        labels: (V,) their texts.
+    """
+
+    task: TextLine
+    rule: Pixels
+    augment: float
+    learned: list[Line]
+    images: list[Float32]
+    labels: list[Any]
+
+
+class Album:
+    """A dataset of lines, decoded once; it has one fold, the validation split."""
+
+    def __init__(self, task: TextLine, rule: Pixels, augment: float, data: Data) -> None:
+        self._task, self._rule, self._augment, self._data = task, rule, augment, data
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The size rules as plain JSON."""
+        return self._rule.model_dump(mode="json")
+
+    def part(self, fold: int, limit: int | None = None) -> Lines:
+        """Return the lines that are long enough for their texts, at most `limit` of them, and the validation lines.
+
+        Raises:
+            DataError: No line is long enough.
+        """
+        lines, (images, labels) = self._lines, self._judged
+        if limit is not None and limit < len(lines):
+            keys = [self._data.train.keys[row] if self._data.train.keys else str(row) for row in range(len(self._data.train))]
+            kept = holdout(len(keys), 0, keys).learned(fold, limit)
+            lines = {row: lines[row] for row in kept.tolist() if row in lines}
+        if not lines:
+            raise DataError("no training line is long enough for its text", do="check that images and labels belong together")
+        return Lines(self._task, self._rule, self._augment, list(lines.values()), images, labels)
+
+    @cached_property
+    def _lines(self) -> dict[int, Line]:
+        """Row -> (image, codes) of lines that have a time step for every character, and one between equal ones."""
+        code = {character: index + 1 for index, character in enumerate(self._task.alphabet)}
+        found = {}
+        for row, (image, label) in enumerate(zip(_images(self._data.train, self._rule), self._data.train.labels, strict=True)):
+            codes = [code[character] for character in self._task.check_label(label)]
+            steps = len(codes) + sum(a == b for a, b in pairwise(codes))
+            if steps <= image.shape[1] // STRIDE:
+                found[row] = (image, codes)
+        return found
+
+    @cached_property
+    def _judged(self) -> tuple[list[Float32], list[Any]]:
+        return _images(self._data.validation, self._rule), list(self._data.validation.labels)
+
+
 class _Crnn:
     name = "crnn"
     features: type[Frozen] = Features
@@ -62,64 +129,53 @@ class _Crnn:
     def fits(self, task: Task) -> bool:
         return isinstance(task, TextLine)
 
-    def train(self, data: Data, features: Mapping[str, Any], params: Mapping[str, Any], *, seed: int, progress: Progress) -> Trained:
-        task = data.task
-        if not isinstance(task, TextLine):
+    def prepare(self, data: Data, features: Features, validation: Validation) -> Album:
+        if not isinstance(data.task, TextLine):
             raise DataError("crnn reads lines of text only", do="use a learner for tables")
-        f, p = options(Features, features, "features of crnn"), options(Params, params, "params of crnn")
-        rule = Pixels.model_validate({"height": f.height or _usual_height(data.train)})
-        fit = _Fit(task, rule, p, f.augment, seed)
-        lines = fit.lines(data.train)
-        if not lines:
-            raise DataError("no training line is long enough for its text", do="check that images and labels belong together")
-        log = fit.run(lines, _images(data.validation, rule), list(data.validation.labels), progress)
+        if validation.kind != "holdout":
+            raise ConfigError(f"crnn can't be validated by '{validation.kind}': it is one network", do="use a validation of kind holdout")
+        rule = Pixels.model_validate({"height": features.height or _usual_height(data.train)})
+        return Album(data.task, rule, features.augment, data)
+
+    def fit(self, part: Lines, params: Params, *, seed: int, progress: Progress) -> Trained:
+        fit = _Fit(part, params, seed)
+        best, log = fit.run(progress)
         fit.net.eval()
         weights = to_onnx(fit.net)
-        _check_equal(fit.net, weights, [image for image, _ in lines[:8]])
-        return Trained("onnx", weights, rule.model_dump(mode="json"), _in_memory(fit.net), log)
+        _check_equal(fit.net, weights, [image for image, _ in part.learned[:8]])
+        return Trained("onnx", weights, _in_memory(fit.net), best, log)
 
 
 class _Fit:
     """One training: the network, its optimiser and its source of random numbers."""
 
-    def __init__(self, task: TextLine, rule: Pixels, params: Params, augment: float, seed: int) -> None:
-        self.task, self.rule, self.params, self.augment = task, rule, params, augment
+    def __init__(self, part: Lines, params: Params, seed: int) -> None:
+        self.part, self.params = part, params
         self.draw = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net = Crnn(params, rule.height, len(task.alphabet) + 1, params.dropout)
+            self.net = Crnn(params, part.rule.height, len(part.task.alphabet) + 1, params.dropout)
 
-    def lines(self, rows: Rows) -> list[Line]:
-        """Return (image, codes) of the lines that have a time step for every character, and one between equal ones."""
-        code = {character: index + 1 for index, character in enumerate(self.task.alphabet)}
-        found = []
-        for image, label in zip(_images(rows, self.rule), rows.labels, strict=True):
-            codes = [code[character] for character in self.task.check_label(label)]
-            steps = len(codes) + sum(a == b for a, b in pairwise(codes))
-            if steps <= image.shape[1] // STRIDE:
-                found.append((image, codes))
-        return found
-
-    def run(self, lines: list[Line], images: list[Float32], labels: list[Any], progress: Progress) -> list[dict[str, Any]]:
-        """Train; the network ends with the weights of its best scored epoch."""
+    def run(self, progress: Progress) -> tuple[int, list[dict[str, Any]]]:
+        """Train; the network ends with the weights of its best scored epoch, or of the last one. Returns which, and what happened."""
         p = self.params
-        steps = math.ceil(len(lines) / p.batch) * p.epochs
+        steps = math.ceil(len(self.part.learned) / p.batch) * p.epochs
         optimiser = torch.optim.AdamW(self.net.parameters(), lr=p.lr, weight_decay=p.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, p.lr, total_steps=steps, pct_start=0.25)
-        best, kept, log = (-1.0, 0.0), self.net.state_dict(), []
+        best, best_epoch, kept, log = (-1.0, 0.0), p.epochs, self.net.state_dict(), []
         for epoch in range(1, p.epochs + 1):
-            loss = self._epoch(lines, optimiser, schedule)
+            loss = self._epoch(self.part.learned, optimiser, schedule)
             log.append({"epoch": epoch, "loss": round(loss, 6)})
-            if epoch < p.epochs * _SCORED_SHARE and epoch < p.epochs:
+            if not self.part.images or (epoch < p.epochs * _SCORED_SHARE and epoch < p.epochs):
                 continue
-            exact, confidence = self._score(images, labels)
+            exact, confidence = self._score()
             log[-1]["exact_match"] = exact
             if (exact, confidence) > best:
-                best, kept = (exact, confidence), copy.deepcopy(self.net.state_dict())
+                best, best_epoch, kept = (exact, confidence), epoch, copy.deepcopy(self.net.state_dict())
             if progress(epoch, exact):
                 break
         self.net.load_state_dict(kept)
-        return log
+        return best_epoch, log
 
     def _epoch(self, lines: list[Line], optimiser: Any, schedule: Any) -> float:
         self.net.train()
@@ -127,7 +183,7 @@ class _Fit:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.draw)))  # dropout draws from the global generator
             for part in self._batches(lines):
-                x = augmented(_padded([image for image, _ in part]), self.augment, self.draw)
+                x = augmented(_padded([image for image, _ in part]), self.part.augment, self.draw)
                 log_NTC = self.net(x)
                 lengths = torch.full((len(part),), log_NTC.shape[1])
                 targets = torch.tensor([c for _, codes in part for c in codes])
@@ -149,10 +205,11 @@ class _Fit:
         for index in torch.randperm(len(parts), generator=self.draw).tolist():
             yield [lines[i] for i in parts[index]]
 
-    def _score(self, images: list[Float32], labels: list[Any]) -> tuple[float, float]:
+    def _score(self) -> tuple[float, float]:
         """Return the share of lines read right, and the mean confidence in them, which breaks ties."""
         self.net.eval()
-        answers: list[Answer] = TextLineModel(self.task, self.rule.model_dump(), _in_memory(self.net)).read(images)
+        images, labels, rule = self.part.images, self.part.labels, self.part.rule.model_dump()
+        answers: list[Answer] = TextLineModel(self.part.task, rule, _in_memory(self.net)).read(images)
         right = [answer.confidence for answer, label in zip(answers, labels, strict=True) if answer.label == label]
         return len(right) / len(labels), sum(right) / len(labels)
 

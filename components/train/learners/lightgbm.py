@@ -2,112 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightgbm as lgb
 import numpy as np
 from pydantic import Field
 
-from components.core.params import Frozen, Tabular, Task
-from components.model.lightgbm_text import check_trees
+from components.core.errors import DataError
+from components.core.params import Frozen
 from components.model.runtime import scores_of_booster
-from components.train.data import Data
-from components.train.features import Encoding, Features, Fill, Matrices, Scale, matrices
-from components.train.learners.base import Progress, Trained, options
+from components.train.features import Matrices, prepare
+from components.train.learners.base import Progress, Trained
+from components.train.learners.tabular import Judge, TreeFeatures, constant_model, fits_tables, row_weights, target_of
 
 __all__ = ["LEARNER"]
 
-_OBJECTIVE = {"binary": "binary", "multiclass": "multiclass", "regression": "regression"}
-_METRIC = {"binary": "binary_logloss", "multiclass": "multi_logloss", "regression": "l2"}
-
-
-class TreeFeatures(Features):
-    """The recipe's `features`; the defaults leave to the trees what trees do best."""
-
-    fill: Fill = "none"
-    indicator: bool = False
-    scale: Scale = "none"
-    category: Encoding = "code"
+_OBJECTIVE = {"binary": "binary", "multiclass": "multiclass"}
+_REGRESSION = {"l2": "regression", "l1": "regression_l1", "huber": "huber", "poisson": "poisson"}
+_FIXED = {"deterministic": True, "num_threads": 1, "bagging_freq": 1, "verbosity": -1, "feature_pre_filter": False}
+_WIDE = 200  # columns from which histograms column by column are built faster
+_OURS = {"rounds", "early_stopping", "balanced", "loss"}
 
 
 class Params(Frozen):
     """The recipe's `params`; the names and meanings are LightGBM's.
 
     Attributes:
+        rounds: At most; exactly, when there are no rows to judge by.
+        max_depth: -1: no limit.
+        lambda_l1: For numbers in units of their standard deviation.
+        min_gain_to_split: For numbers in units of their variance.
         early_stopping: Rounds without a better validation loss after which it stops.
+        balanced: Whether rare classes weigh as much as frequent ones.
+        loss: Of a regression: squared or absolute error, huber (absolute beyond a standard deviation), or poisson, which
+            learns the logarithm of numbers that are never negative.
     """
 
-    rounds: int = Field(400, ge=1, le=20_000)
-    learning_rate: float = Field(0.05, gt=0, le=1)
+    rounds: int = Field(500, ge=1, le=20_000)
+    learning_rate: float = Field(0.08, gt=0, le=1)
     num_leaves: int = Field(31, ge=2, le=4096)
+    max_depth: int = Field(-1, ge=-1, le=64)
     min_data_in_leaf: int = Field(20, ge=1)
-    feature_fraction: float = Field(0.9, gt=0, le=1)
+    feature_fraction: float = Field(0.8, gt=0, le=1)
     bagging_fraction: float = Field(0.9, gt=0, le=1)
     lambda_l1: float = Field(0.0, ge=0)
     lambda_l2: float = Field(1.0, ge=0)
+    min_gain_to_split: float = Field(0.0, ge=0)
+    path_smooth: float = Field(0.0, ge=0)
+    extra_trees: bool = False
+    max_bin: int = Field(127, ge=3, le=4095)
     cat_smooth: float = Field(10.0, ge=0)
+    cat_l2: float = Field(10.0, ge=0)
     early_stopping: int = Field(40, ge=1)
+    balanced: bool = False
+    loss: Literal["l2", "l1", "huber", "poisson"] = "l2"
 
 
 class _LightGbm:
     name = "lightgbm"
     features: type[Frozen] = TreeFeatures
     params: type[Frozen] = Params
+    fits = staticmethod(fits_tables)
+    prepare = staticmethod(prepare)
 
-    def fits(self, task: Task) -> bool:
-        return isinstance(task, Tabular)
+    def fit(self, part: Matrices, params: Params, *, seed: int, progress: Progress) -> Trained:
+        target = target_of(part)
+        if not part.classes and params.loss == "poisson" and part.y.min() < 0:
+            raise DataError("loss 'poisson' learns a logarithm, and some labels are negative", do="use another loss")
+        if target.nothing_to_learn:
+            return constant_model(part, target)
+        judge = Judge(params.early_stopping, progress)
+        booster = _booster(part, params, target.problem, target.spread, seed, judge)
+        rounds = judge.best_round or booster.num_trees() // max(1, booster.num_model_per_iteration())
+        text = booster.model_to_string(num_iteration=rounds)
+        return Trained("lightgbm", text.encode(), scores_of_booster(lgb.Booster(model_str=text)), rounds, judge.log)
 
-    def train(self, data: Data, features: Mapping[str, Any], params: Mapping[str, Any], *, seed: int, progress: Progress) -> Trained:
-        given = options(Params, params, "params of lightgbm")
-        m = matrices(data, options(TreeFeatures, features, "features of lightgbm"))
-        booster, history = _fit(m, given, seed, progress)
-        text = booster.model_to_string(num_iteration=booster.best_iteration)
-        check_trees(text.encode())
-        loaded = lgb.Booster(model_str=text)
-        log = [{"round": index + 1, "loss": round(value, 9)} for index, value in enumerate(history)]
-        return Trained("lightgbm", text.encode(), m.plan.model_dump(mode="json"), scores_of_booster(loaded), log)
 
-
-def _fit(m: Matrices, params: Params, seed: int, progress: Progress) -> tuple[Any, list[float]]:
-    problem = "regression" if not m.classes else "binary" if m.classes == 2 else "multiclass"
+def _booster(m: Matrices, params: Params, problem: str, spread: float, seed: int, judge: Judge) -> Any:
+    every = _settings(m, params, problem, spread, seed)
     names = [f"c{index}" for index in range(m.x.shape[1])]
-    fixed = {
-        "objective": _OBJECTIVE[problem],
-        "metric": _METRIC[problem],
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,
-        "seed": seed,
-        "bagging_freq": 1,
-        "verbosity": -1,
-        "feature_pre_filter": False,
-    }
-    if problem == "multiclass":
-        fixed["num_class"] = m.classes
-    # A leaf must not ask for more rows than a tiny table has.
-    tuned = params.model_dump(exclude={"rounds", "early_stopping"})
-    tuned["min_data_in_leaf"] = min(params.min_data_in_leaf, max(1, len(m.y) // 10))
-    every = {**fixed, **tuned}
-    coded = m.plan.coded or "auto"
-    train = lgb.Dataset(m.x, m.y, feature_name=names, categorical_feature=coded, params=every)
-    valid = lgb.Dataset(m.x_validation, m.y_validation, reference=train, params=every)
-    history: dict[str, Any] = {}
+    weight = row_weights(m.y, m.classes, params.balanced)
+    train = lgb.Dataset(m.x, m.y, weight=weight, feature_name=names, categorical_feature=list(m.coded), params=every)
+    judged = [lgb.Dataset(m.x_validation, m.y_validation, reference=train, params=every)] if len(m.y_validation) else []
 
     def ask(env: Any) -> None:
-        if progress(env.iteration + 1, -float(env.evaluation_result_list[0][2])):
-            raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list)
+        losses = env.evaluation_result_list
+        if judge.stops(env.iteration + 1, float(np.float64(losses[0][2])) if losses else None):
+            raise lgb.callback.EarlyStopException(env.iteration, losses)
 
-    booster = lgb.train(
-        every,
-        train,
-        num_boost_round=params.rounds,
-        valid_sets=[valid],
-        valid_names=["validation"],
-        callbacks=[lgb.early_stopping(params.early_stopping, verbose=False), lgb.record_evaluation(history), ask],
-    )
-    losses = next(iter(history["validation"].values())) if history else []
-    return booster, [float(np.float64(value)) for value in losses]
+    return lgb.train(every, train, num_boost_round=params.rounds, valid_sets=judged, valid_names=["v"] * len(judged), callbacks=[ask])
+
+
+def _settings(m: Matrices, params: Params, problem: str, spread: float, seed: int) -> dict[str, Any]:
+    every = {**params.model_dump(exclude=_OURS), **_FIXED, "objective": _OBJECTIVE.get(problem, _REGRESSION[params.loss]), "seed": seed}
+    every["force_col_wise" if m.x.shape[1] >= _WIDE else "force_row_wise"] = True
+    # A leaf must not ask for more rows than a tiny table has.
+    every["min_data_in_leaf"] = min(params.min_data_in_leaf, max(1, len(m.y) // 10))
+    if problem == "multiclass":
+        every["num_class"] = m.classes
+    elif problem == "regression" and params.loss != "poisson":
+        every.update(lambda_l1=params.lambda_l1 * spread, min_gain_to_split=params.min_gain_to_split * spread**2, alpha=spread)
+    return every
 
 
 LEARNER = _LightGbm()

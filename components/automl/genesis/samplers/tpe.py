@@ -1,10 +1,7 @@
-"""Who proposes the next trial. Every sampler here is made anew for each trial from (seed, trial's place in the search), so a search
-that was killed and resumed asks the same questions as one that was not.
-"""
+"""TPE, and the replay of what is known."""
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +10,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial
+
+from components.automl.genesis.samplers.random import derived
 
 __all__ = ["Replay", "tpe"]
 
@@ -24,11 +23,10 @@ def tpe(seed: int, place: int) -> BaseSampler:
 
     Every argument that steers it is given: defaults changed from Optuna 4 to 5 and will again.
     """
-    derived = int.from_bytes(hashlib.sha256(f"genesis:{seed}:{place}".encode()).digest()[:4], "big")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`: the space is conditional on the learner
         return TPESampler(
-            seed=derived,
+            seed=derived(seed, place),
             n_startup_trials=_STARTUP,
             n_ei_candidates=24,
             multivariate=True,

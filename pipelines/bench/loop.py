@@ -1,4 +1,4 @@
-"""`atlas bench`: each case measures the real thing beside a rival or a limit, in the same run, and yields one row."""
+"""`atlas bench loop`: what the loop costs around its steps, and how fast a bad case starts one."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from components.core.contract import STEPS
-from components.core.errors import ConfigError, TryAgain, nearest
+from components.core.errors import ConfigError, TryAgain
 from components.core.ledger import Ledger
 from components.core.settings import Settings
 from pipelines import scenario, stack
+from pipelines.bench.row import Row, row
 from pipelines.graph import Graph
 from pipelines.local import run_local
 from pipelines.loop import build
@@ -31,9 +32,8 @@ from pipelines.loop import build
 if TYPE_CHECKING:
     from pipelines.to_airflow.api import Airflow
 
-__all__ = ["run"]
+__all__ = ["loop"]
 
-Row = dict[str, Any]
 SMALL: dict[str, dict[str, Any]] = {
     "automl": {"trials": 2, "learners": ["lightgbm"]},
     "evaluate": {"bootstrap": 200, "gate": {"floor": 0.4, "max_latency_ms": 5000}},
@@ -43,19 +43,7 @@ FACTS = {"airflow_task_s": 1.1, "kfp_step_s": 0.16, "airflow_event_s": 1.9}
 """Measured before ATLAS existed, on such a machine: Airflow's task in a chain, kfp.local's step, a file drop until its task is done."""
 
 
-def run(name: str, *, quick: bool) -> Iterator[Row]:
-    """Yield the rows of one benchmark as they are measured.
-
-    Raises:
-        ConfigError: There is no such benchmark.
-    """
-    benches: dict[str, Callable[[bool], Iterator[Row]]] = {"loop": _loop}
-    if name not in benches:
-        raise ConfigError(f"there is no benchmark '{name}'", do=nearest(name, benches))
-    return benches[name](quick)
-
-
-def _loop(quick: bool) -> Iterator[Row]:
+def loop(quick: bool) -> Iterator[Row]:
     """Turn the credit loop once (small search), then measure everything around the steps."""
     with tempfile.TemporaryDirectory() as folder:
         settings = _fresh(Path(folder))
@@ -63,10 +51,10 @@ def _loop(quick: bool) -> Iterator[Row]:
         run_local(graph, run_id="bench", settings=settings)
         yield _rerun(graph, settings)
         ours = _processes(graph, settings)
-        yield _row("a reused step's process, local engine", ours, "s", "limit", 0.1, "<=")
-        yield _row("a reused step's process, local engine", ours, "s", "facts: kfp.local, a step", FACTS["kfp_step_s"], "<=")
+        yield row("a reused step's process, local engine", ours, "s", "limit", 0.1, "<=")
+        yield row("a reused step's process, local engine", ours, "s", "facts: kfp.local, a step", FACTS["kfp_step_s"], "<=")
         kubeflow = _kubeflow(graph, settings)
-        yield _row("a reused step, Kubeflow's local runner", kubeflow, "s", "facts: kfp.local, a no-op step", FACTS["kfp_step_s"], "<=")
+        yield row("a reused step, Kubeflow's local runner", kubeflow, "s", "facts: kfp.local, a no-op step", FACTS["kfp_step_s"], "<=")
         yield from _rollback(graph, settings)
         yield from _airflow(settings, 6 if quick else 20)
 
@@ -79,7 +67,7 @@ def _fresh(folder: Path) -> Settings:
 
 def _rerun(graph: Graph, settings: Settings) -> Row:
     took = [_timed(lambda: run_local(graph, run_id="bench", settings=settings)) for _ in range(5)]
-    return _row("an unchanged re-run of the whole loop", statistics.median(took), "s", "limit", 1.0, "<=")
+    return row("an unchanged re-run of the whole loop", statistics.median(took), "s", "limit", 1.0, "<=")
 
 
 def _processes(graph: Graph, settings: Settings) -> float:
@@ -124,10 +112,10 @@ def _rollback(graph: Graph, settings: Settings) -> Iterator[Row]:
     with Ledger.open(settings.ledger) as ledger:
         if len(ledger.deployments("credit")) < 2:
             raise ConfigError("the benchmark's second model was not deployed", do="see its report: atlas report credit")
-        yield _row("rollback, the ledger's call", _timed(lambda: ledger.rollback("credit")), "s", "limit", 1.0, "<=")
+        yield row("rollback, the ledger's call", _timed(lambda: ledger.rollback("credit")), "s", "limit", 1.0, "<=")
     command = [sys.executable, "-m", "pipelines.cli", "rollback", "credit", "--to", "2"]
     whole = _timed(lambda: subprocess.run(command, check=True, capture_output=True, env=os.environ | settings.env()))
-    yield _row("rollback, `atlas rollback` as a process", whole, "s", "none: an interpreter's start is in it", None, "")
+    yield row("rollback, `atlas rollback` as a process", whole, "s", "none: an interpreter's start is in it", None, "")
 
 
 def _other_model(graph: Graph, settings: Settings) -> Graph:
@@ -153,10 +141,10 @@ def _airflow(settings: Settings, events: int) -> Iterator[Row]:
     finally:
         stack.down(settings)
     rival = "facts: Airflow, file drop -> task done"
-    yield _row("bad case -> loop run started, p50", latency.at(0.5), "s", rival, FACTS["airflow_event_s"], "<=")
-    yield _row("bad case -> loop run started, p95", latency.at(0.95), "s", "limit", 5.0, "<=")
+    yield row("bad case -> loop run started, p50", latency.at(0.5), "s", rival, FACTS["airflow_event_s"], "<=")
+    yield row("bad case -> loop run started, p95", latency.at(0.95), "s", "limit", 5.0, "<=")
     rival = "facts: Airflow, a task in a chain"
-    yield _row("from a step's end to the next one's start, Airflow", statistics.median(gaps), "s", rival, FACTS["airflow_task_s"], "<=")
+    yield row("from a step's end to the next one's start, Airflow", statistics.median(gaps), "s", rival, FACTS["airflow_task_s"], "<=")
 
 
 def _write_small_credit(settings: Settings) -> None:
@@ -185,11 +173,3 @@ def _timed(call: Callable[[], object]) -> float:
     began = time.monotonic()
     call()
     return time.monotonic() - began
-
-
-def _row(case: str, ours: float, unit: str, against: str, theirs: float | None, goal: str) -> Row:
-    holds = None if theirs is None or against.startswith("facts") else ours <= theirs  # facts were measured on another day
-    ratio = None if not theirs else ours / theirs
-    numbers = {"ours": round(ours, 4), "theirs": theirs, "ratio": ratio and round(ratio, 3)}
-    known = {"goal": goal, "holds": holds, "seed": 0, "device": f"{os.cpu_count()} cores"}
-    return {"case": case, "unit": unit, "against": against, **numbers, **known}

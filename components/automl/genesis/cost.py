@@ -1,0 +1,79 @@
+"""What a job will cost, told from what jobs cost before: nothing is started that can't be finished.
+
+Seconds only decide what still fits into the time; under a trial budget they change nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from components.automl.genesis.board import Board, Job
+from components.automl.genesis.configuration import PastStudy
+
+__all__ = ["PRIOR", "Costs"]
+
+PRIOR: Mapping[str, float] = {
+    "lightgbm": 14.0,
+    "xgboost": 18.0,
+    "catboost": 40.0,
+    "extra_trees": 12.0,
+    "logistic": 4.0,
+    "mlp": 60.0,
+    "resnet": 120.0,
+}
+"""CPU microseconds a row and a fit, before anything was measured; `atlas bench automl` prints the measured ones."""
+_UNKNOWN = 60.0
+_START_S = 0.05
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A cost model of one search.
+
+    Attributes:
+        rows: (rungs,) rows that a rung's fits learn from, those left out that lower rungs fitted already.
+        data_rows: Rows of the data.
+        past: Earlier searches, whose seconds a row are used until today's are known.
+        limit_mb: What a worker may use; None: no limit.
+        margin: A job is expected to cost this many times the estimate.
+    """
+
+    rows: Sequence[int]
+    data_rows: int = 0
+    past: Sequence[PastStudy] = ()
+    limit_mb: float | None = None
+    margin: float = 1.3
+    prior: Mapping[str, float] = field(default_factory=lambda: PRIOR)
+
+    def seconds(self, board: Board, job: Job) -> float:
+        """Return the seconds that a job is expected to take."""
+        return _START_S + self.margin * self._a_row(board, job) * self.rows[job.rung]
+
+    def fits_memory(self, board: Board, job: Job) -> bool:
+        """Whether the job's learner has stayed within the memory limit so far."""
+        if self.limit_mb is None:
+            return True
+        name = job.configuration.learner
+        return all(entry.memory_mb <= self.limit_mb for entry in board.settled if entry.job.configuration.learner == name)
+
+    def _a_row(self, board: Board, job: Job) -> float:
+        """Seconds a row: of this pipeline, else of its learner today, else in the past, else the prior."""
+        name = job.configuration.learner
+        same = [entry for entry in board.settled if entry.job.configuration.identity == job.configuration.identity]
+        if same:
+            return sum(entry.wall for entry in same) / max(sum(self.rows[entry.job.rung] for entry in same), 1)
+        alike = [entry.wall / max(self.rows[entry.job.rung], 1) for entry in board.settled if entry.job.configuration.learner == name]
+        if alike:
+            return statistics.median(alike)
+        fits = sum(self.rows) / max(self.data_rows, 1)  # how often a row is learned from on the way to the top
+        before = [
+            trial.seconds / max(study.rows * fits, 1)
+            for study in self.past
+            for trial in study.trials
+            if trial.configuration.learner == name and trial.seconds is not None and trial.rung == study.rungs - 1
+        ]
+        if before:
+            return statistics.median(before)
+        return self.prior.get(name, _UNKNOWN) * 1e-6

@@ -1,0 +1,1 @@
+"""What Genesis can judge: tables by folds, lines of text by epochs."""

@@ -1,0 +1,61 @@
+"""Lines of text: a reader is judged on the validation split after a share of its epochs; a rung is a share.
+
+A promoted reader starts again with more epochs: its schedule of learning rates depends on their number.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from components.automl.genesis.configuration import Configuration
+from components.automl.genesis.worker import OutOfTime, Result
+from components.train.data import Data
+from components.train.learners import learner
+from components.train.learners.base import options
+from components.train.validation import Validation
+
+__all__ = ["HOLDOUT", "LineEvaluator"]
+
+HOLDOUT = Validation(kind="holdout", folds=1)
+_SHARES = (0.25, 0.5)
+"""Of a reader's epochs; train runs all of them."""
+_EPOCHS = "epochs"
+
+
+class LineEvaluator:
+    """Judges readers of lines.
+
+    Args:
+        data: Train and validation rows.
+        seed: Of every training.
+    """
+
+    def __init__(self, data: Data, *, seed: int) -> None:
+        self._data, self._seed = data, seed
+        self.rungs = _SHARES
+
+    @property
+    def new_rows(self) -> list[int]:
+        """Lines that a rung's training sees, once an epoch, in units of whole trainings."""
+        return [max(1, int(len(self._data.train) * share)) for share in _SHARES]
+
+    def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
+        """Return the share of validation lines read without an error, at the best epoch."""
+        chosen = learner(configuration.learner)
+        features = options(chosen.features, configuration.features, f"features of {configuration.learner}")
+        given = dict(configuration.params)
+        given[_EPOCHS] = max(1, math.ceil(given[_EPOCHS] * self.rungs[rung]))
+        params = options(chosen.params, given, f"params of {configuration.learner}")
+        reached: list[tuple[int, float]] = []
+
+        def progress(epoch: int, exact: float) -> bool:
+            if time.monotonic() > until:
+                raise OutOfTime
+            reached.append((epoch, exact))
+            return exact == 1.0  # the best epoch is kept: no further one is needed to judge it
+
+        prepared: Any = chosen.prepare(self._data, features, HOLDOUT)
+        chosen.fit(prepared.part(0), params, seed=self._seed, progress=progress)
+        return Result(max((exact for _, exact in reached), default=float("nan")), {"steps": [list(step) for step in reached]})

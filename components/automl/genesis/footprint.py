@@ -1,0 +1,38 @@
+"""What a fitted model costs in production, from its bytes alone: the same answer on every machine.
+
+The constants are one core's, measured by `atlas bench automl`; they only have to rank models and be right within a factor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from components.automl.genesis.evaluators.table import FoldFit
+
+__all__ = ["megabytes", "microseconds"]
+
+_LEAVES = re.compile(rb"\nnum_leaves=(\d+)")
+_A_LEVEL_US = 0.0055
+"""One level of one tree, one row."""
+_A_WEIGHT_US = 0.000045
+"""One float32 weight of a network, one row."""
+_A_ROW_US = 0.3
+"""What every member costs beside its model: its matrix, its share of the mean."""
+
+
+def megabytes(fits: Sequence[FoldFit]) -> float:
+    """Return the size of a member's file."""
+    return sum(len(fit.weights) for fit in fits) / 1e6
+
+
+def microseconds(fits: Sequence[FoldFit]) -> float:
+    """Return how long a member takes for a row of a batch, on one core."""
+    return _A_ROW_US + sum(_one(fit) for fit in fits)
+
+
+def _one(fit: FoldFit) -> float:
+    if fit.runtime == "onnx":
+        return len(fit.weights) / 4 * _A_WEIGHT_US
+    leaves = [int(found) for found in _LEAVES.findall(fit.weights)]
+    return sum(max(count, 1).bit_length() for count in leaves) * _A_LEVEL_US

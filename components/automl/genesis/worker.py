@@ -1,0 +1,175 @@
+"""A worker: takes the next job, does it, writes the outcome down, until a budget ends. Any number may share a study."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import optuna
+from optuna.trial import TrialState
+
+from components.automl.genesis.board import Board, Job, claim, read_board, settle
+from components.automl.genesis.configuration import Configuration
+from components.automl.genesis.cost import Costs
+from components.automl.genesis.schedule import Ladder, next_known
+from components.automl.genesis.space import Space
+from components.automl.genesis.storage import Workplace
+from components.core.errors import AtlasError
+
+__all__ = ["Budget", "Evaluator", "OutOfTime", "Proposer", "Result", "Search", "work"]
+
+logger = logging.getLogger(__name__)
+_WAIT_S = 0.05
+
+
+class OutOfTime(Exception):
+    """The time ended within a fit."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found: the metric, and JSON facts for the report."""
+
+    value: float
+    figures: dict[str, Any]
+
+
+class Evaluator(Protocol):
+    """Judges pipelines: the seam between the search and what is searched for."""
+
+    def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
+        """Judge a pipeline at a rung; what its lower rungs fitted may be used again.
+
+        Raises:
+            OutOfTime: `time.monotonic()` has passed `until`.
+            Exception: The pipeline can't be fitted.
+        """
+
+
+Proposer = Callable[[Board, Sequence[str]], Configuration | None]
+"""Proposes a pipeline of one of the learners from what has settled; equal boards give equal proposals. None: nothing is left."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: pipelines tried, seconds of wall clock for all workers, a value that nothing can beat."""
+
+    trials: int | None
+    seconds: float
+    perfect: float | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """Everything the workers of a study agree on.
+
+    Attributes:
+        known: Pipelines to try before any is proposed, in this order.
+        reserve_s: Seconds at the end that are left for choosing and writing the result.
+    """
+
+    evaluator: Evaluator
+    space: Space
+    ladder: Ladder
+    known: Sequence[Configuration]
+    propose: Proposer
+    costs: Costs
+    budget: Budget
+    reserve_s: float = 0.0
+
+
+def work(study: optuna.Study, search: Search, place: Workplace, *, began: float) -> None:
+    """Do jobs until nothing is left to do.
+
+    Args:
+        study: Shared.
+        search: The same for every worker.
+        place: Shared.
+        began: `time.monotonic()` when the search's clock stood at 0.
+
+    Raises:
+        Exception: The very first job failed: the data, not the pipeline, are at fault.
+    """
+    until = began + search.budget.seconds - search.reserve_s
+    with place.enter() as name:
+        while True:
+            bury(study, place)
+            board = read_board(study)
+            job = choose(board, search, until)
+            if job is not None:
+                _do(study, search, job, name, until, began)
+            elif board.running and (time.monotonic() < until or not board.settled):
+                time.sleep(_WAIT_S)  # what others are at may call for more
+            else:
+                return
+
+
+def bury(study: optuna.Study, place: Workplace) -> None:
+    """Mark the jobs of dead workers as failed, without a result: they are open again."""
+    for number, _, worker in read_board(study).running:
+        if not place.is_alive(worker):
+            try:
+                study.tell(number, state=TrialState.FAIL)
+            except (ValueError, RuntimeError) as error:  # another worker was faster
+                logger.debug("trial %d is settled: %s", number, error)
+
+
+def choose(board: Board, search: Search, until: float) -> Job | None:
+    """Return the next job; None: there is none, or none fits into what is left of the budget."""
+    if search.budget.perfect is not None and any(entry.value == search.budget.perfect for entry in board.settled):
+        return None
+    first = not board.settled and not board.running
+    left = until - time.monotonic()
+    if left <= 0 and not first:
+        return None
+    full = search.budget.trials is not None and board.started >= search.budget.trials
+    started = {identity for identity, _ in board.taken}
+    for job in next_known(board, search.ladder, search.known):
+        if full and job.configuration.identity not in started:
+            continue
+        if first or (search.costs.seconds(board, job) <= left and search.costs.fits_memory(board, job)):
+            return job
+    if full or (board.running and not board.settled):
+        return None
+    learners = [name for name in search.space.learners if _affordable(board, search, name, left)]
+    proposed = search.propose(board, learners) if learners else None
+    return Job(proposed, 0) if proposed else None
+
+
+def _affordable(board: Board, search: Search, learner: str, left: float) -> bool:
+    any_job = Job(Configuration(learner, {}, {}, ""), 0)
+    return search.costs.seconds(board, any_job) <= left and search.costs.fits_memory(board, any_job)
+
+
+def _do(study: optuna.Study, search: Search, job: Job, worker: str, until: float, began: float) -> None:
+    trial = claim(study, search.space, job, worker)
+    if trial is None:
+        return
+    first = not read_board(study).settled
+    cpu, start = time.process_time(), time.monotonic()
+    facts: dict[str, Any] = {"figures": {}}
+    try:
+        result = search.evaluator.evaluate(job.configuration, job.rung, math.inf if first else until)
+        if not math.isfinite(result.value):
+            raise ArithmeticError(f"the metric is {result.value}")
+    except OutOfTime:
+        study.tell(trial, state=TrialState.FAIL)
+        return
+    except Exception as error:  # learners' libraries raise what they like; one pipeline's error must not end the search
+        if first:
+            study.tell(trial, state=TrialState.FAIL)
+            raise
+        logger.warning("%s can't be fitted: %s", job.configuration.learner, error, exc_info=not isinstance(error, AtlasError))
+        value, facts["figures"] = None, {"error": str(error)}
+    else:
+        value, facts["figures"] = result.value, result.figures
+        logger.info("%s, from %s, rung %d: %.6g", job.configuration.learner, job.configuration.origin, job.rung, result.value)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    facts |= {"seconds": time.process_time() - cpu, "memory_mb": peak}
+    facts |= {"clock": time.monotonic() - began, "wall": time.monotonic() - start}
+    settle(study, trial, value, **facts)

@@ -1,0 +1,47 @@
+"""`atlas bench`: each case measures the real thing beside a rival or a limit, in the same run, and yields one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from components.core.errors import ConfigError, nearest
+from pipelines.bench.row import Row
+
+__all__ = ["NAMES", "run"]
+
+NAMES = ("loop", "automl")
+
+
+def run(
+    name: str,
+    *,
+    quick: bool,
+    tables: tuple[str, ...] = (),
+    systems: tuple[str, ...] = (),
+    cases: tuple[str, ...] = (),
+    seed: int = 0,
+    again: bool = False,
+) -> Iterator[Row]:
+    """Yield the rows of one benchmark as they are measured.
+
+    Args:
+        name: One of `NAMES`.
+        quick: A smaller version of the same measurement, a few minutes.
+        tables: `automl`: only these tables; empty: all of the benchmark's.
+        systems: `automl`: only these systems; empty: all.
+        cases: `automl`: only these cases; empty: all.
+        seed: `automl`: which split is drawn.
+        again: `automl`: measure anew what was measured before.
+
+    Raises:
+        ConfigError: There is no such benchmark, or it has no such table, system or case.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"there is no benchmark '{name}'", do=nearest(name, NAMES))
+    if name == "loop":
+        from pipelines.bench.loop import loop
+
+        return loop(quick)
+    from pipelines.bench.automl import Choice, automl
+
+    return automl(Choice.of(quick=quick, tables=tables, systems=systems, cases=cases, seed=seed, again=again))

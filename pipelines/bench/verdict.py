@@ -1,0 +1,204 @@
+"""From results to rows: what `atlas bench automl` has to show, beside the rivals and the limits."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from pipelines.bench.paired import error_cut, gain, mean_ranks, quantile, wilcoxon
+from pipelines.bench.row import Row, row
+from pipelines.bench.runs import Result
+from pipelines.bench.systems import OURS
+
+__all__ = ["cold_rows", "cost_rows", "cpu_to", "parity", "table_rows", "warm_rows", "workers_rows"]
+
+MARGIN = 0.005
+"""Not worse by as much as that, as a share of the rival's score."""
+NOISE = 0.25
+"""A test score is reached when what it lacks is under this share of its standard error."""
+LARGE = "diamonds"
+P, PEAK_MB, MODEL_MB, US_A_ROW, OVERRUN, WORSE, SPEEDUP = 0.05, 800.0, 60.0, 60.0, 1.05, 0.1, 1.8
+
+
+class Chosen(Protocol):
+    """What of a `Choice` is needed here."""
+
+    @property
+    def systems(self) -> tuple[str, ...]: ...
+    @property
+    def budgets_s(self) -> tuple[float, ...]: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def table_rows(results: Sequence[Result], before: Sequence[Result]) -> Iterator[Row]:
+    """Yield a table's rows: our score beside each rival's; warm ones also beside our cold one."""
+    run = results[0].run
+    if run.case not in ("cold", "warm"):
+        return
+    ours = next((result for result in results if result.run.system == OURS), None)
+    budget_s = max(result.run.budget_s for result in results)
+    case, goal = f"{run.case} {budget_s:g} s: {run.table}", ">=" if results[0].higher_is_better else "<="
+    mine = ours.score if ours else None
+    for result in results:
+        if result is not ours:
+            yield row(case, mine, result.metric, _name(result), result.score, goal, seed=run.seed)
+    if ours and run.case == "warm" and (cold := _find(before, "cold", run.table, OURS, budget_s)):
+        yield row(case, mine, ours.metric, "ours, cold", cold.score, goal, seed=run.seed)
+
+
+def cold_rows(found: Sequence[Result], chosen: Chosen) -> Iterator[Row]:
+    """Yield mean ranks and paired tests, for each budget, over the tables that all systems have had their turn on."""
+    for budget_s in chosen.budgets_s:
+        case = f"cold {budget_s:g} s"
+        lines = _complete(found, chosen.systems, budget_s)
+        if not lines:
+            continue
+        higher = [next(iter(line.values())).higher_is_better for line in lines]
+        ranks = mean_ranks([{name: result.score for name, result in line.items()} for line in lines], higher_is_better=higher)
+        for rival in (name for name in chosen.systems if name != OURS):
+            yield row(f"{case}: mean rank of {len(lines)} tables", ranks.get(OURS), "rank", rival, ranks[rival], "<", seed=chosen.seed)
+            pairs = [(line[OURS], line[rival]) for line in lines if OURS in line]
+            yield from _paired(case, rival, pairs, chosen.seed)
+
+
+def _paired(case: str, rival: str, pairs: Sequence[tuple[Result, Result]], seed: int) -> Iterator[Row]:
+    if not pairs:
+        return
+    cuts = [_compared(error_cut, ours, theirs, 1.0) for ours, theirs in pairs]
+    gains = [_compared(gain, ours, theirs, 1.0) for ours, theirs in pairs]
+    better = f"{case}: p that we are no better than {rival} (Wilcoxon, one-sided)"
+    yield row(better, wilcoxon(cuts), "p", "limit", P, "<", seed=seed)
+    worse = f"{case}: p that we are worse than {rival} by {MARGIN:.1%} (Wilcoxon, one-sided)"
+    yield row(worse, wilcoxon(gains, margin=MARGIN), "p", "limit", P, "<", seed=seed)
+    share = sum(value >= -MARGIN for value in gains) / len(gains)
+    yield row(f"{case}: tables not worse than {rival} by more than {MARGIN:.1%}", share, "share", "none", None, "", seed=seed)
+
+
+def _compared(measure: Callable[..., float], ours: Result, theirs: Result, lost: float) -> float:
+    """Compare two results; one that failed has lost by `lost`."""
+    if ours.score is None or theirs.score is None:
+        return lost * ((theirs.score is None) - (ours.score is None))
+    return measure(ours.score, theirs.score, higher_is_better=ours.higher_is_better)
+
+
+def warm_rows(found: Sequence[Result], chosen: Chosen) -> Iterator[Row]:
+    """Yield the CPU that a warm search needs to be where a cold one ends, and how often warm is worse than cold."""
+    longest = max(chosen.budgets_s)
+    pairs = [(_find(found, "cold", warm.run.table, OURS, longest), warm) for warm in _of(found, "warm", OURS, longest)]
+    known = [(cold, warm) for cold, warm in pairs if cold is not None]
+    for field, what in (("score", f"test score, within {NOISE:g} standard errors"), ("validation", "out-of-fold score")):
+        ratios = [ratio for cold, warm in known if (ratio := parity(cold, warm, field)) is not None]
+        if ratios:
+            case = f"CPU until warm is where cold {longest:g} s ends ({what})"
+            yield row(f"{case}, median of {len(ratios)}", statistics.median(ratios), "cold's", "limit", 1 / 3, "<=", seed=chosen.seed)
+            yield row(f"{case}, 90th percentile", quantile(ratios, 0.9), "cold's", "limit", 1.0, "<=", seed=chosen.seed)
+    shares = {name: share for name in chosen.systems if (share := _worse(found, name, chosen.budgets_s)) is not None}
+    case = "warm runs worse than cold by more than a standard error"
+    mine = shares.get(OURS)
+    for name, share in shares.items():
+        if name != OURS:
+            yield row(case, mine, "share", name, share, "", seed=chosen.seed)
+    if mine is not None:
+        yield row(case, mine, "share", "limit", WORSE, "<=", seed=chosen.seed)
+
+
+def parity(cold: Result, warm: Result, field: str) -> float | None:
+    """Return the CPU seconds that warm needed for cold's last score, as a share of what cold itself needed; infinite: never reached.
+
+    Args:
+        cold: Our cold run.
+        warm: Our warm run, on the same rows.
+        field: `score` (on test rows, which are noisy: see `NOISE`) or `validation`.
+
+    Returns:
+        None where a trajectory was not written.
+    """
+    if not cold.trajectory or not warm.trajectory:
+        return None
+    last: float = getattr(cold.trajectory[-1], field)
+    slack = NOISE * cold.se if field == "score" else 0.0
+    target = last - slack if cold.higher_is_better else last + slack
+    needed, used = cpu_to(cold, target, field), cpu_to(warm, target, field)
+    return used / needed if math.isfinite(needed) and needed > 0 else None
+
+
+def cpu_to(result: Result, target: float, field: str) -> float:
+    """Return the CPU seconds after which a search first had the target; infinite: never."""
+    for moment in result.trajectory:
+        value: float = getattr(moment, field)
+        if value >= target if result.higher_is_better else value <= target:
+            return moment.cpu_s
+    return math.inf
+
+
+def _worse(found: Sequence[Result], name: str, budgets_s: Iterable[float]) -> float | None:
+    steps = []
+    for budget_s in budgets_s:
+        for warm in _of(found, "warm", name, budget_s):
+            cold = _find(found, "cold", warm.run.table, name, budget_s)
+            if cold is None or cold.score is None:
+                continue
+            loss = math.inf if warm.score is None else (cold.score - warm.score) * (1 if cold.higher_is_better else -1)
+            steps.append(loss > cold.se)
+    return sum(steps) / len(steps) if steps else None
+
+
+def cost_rows(found: Sequence[Result], chosen: Chosen) -> Iterator[Row]:
+    """Yield what a run costs at the worst: overrun, memory, model size, batch prediction; beside limits and rivals."""
+    searches = [result for result in found if result.run.case in ("cold", "warm") and result.error is None]
+    large = [result for result in searches if result.run.table == LARGE]
+    figures: list[tuple[str, str, float, Sequence[Result], Callable[[Result], float]]] = [
+        ("seconds used, as a share of the budget, at most", "budgets", OVERRUN, [r for r in searches if r.run.budget_s], _overrun),
+        (f"peak memory, {LARGE}", "MB", PEAK_MB, large, lambda result: result.peak_mb),
+        ("model size, at most", "MB", MODEL_MB, searches, lambda result: result.model_mb),
+        ("batch prediction, at most", "us a row", US_A_ROW, searches, lambda result: result.us_per_row),
+    ]
+    for case, unit, limit, results, figure in figures:
+        most = {name: max(values) for name in chosen.systems if (values := [figure(r) for r in results if r.run.system == name])}
+        mine = most.get(OURS)
+        for name, value in most.items():
+            if name != OURS:
+                yield row(case, mine, unit, name, value, "", seed=chosen.seed)
+        if mine is not None:
+            yield row(case, mine, unit, "limit", limit, "<=", seed=chosen.seed)
+    for name in chosen.systems:
+        if failed := {result.run for result in found if result.run.system == name and result.error is not None}:
+            yield row(f"runs of {name} that failed", float(len(failed)), "runs", "limit", 0.0, "<=", seed=chosen.seed)
+
+
+def _overrun(result: Result) -> float:
+    return result.wall_s / result.run.budget_s
+
+
+def workers_rows(found: Sequence[Result], chosen: Chosen) -> Iterator[Row]:
+    """Yield how many more fold models two workers fit in the time of one."""
+    runs = [result for result in found if result.run.case == "workers"]
+    for table in sorted({result.run.table for result in runs}):
+        fits = {r.run.workers: float((r.facts or {}).get("fits") or math.nan) for r in runs if r.run.table == table}
+        if len(fits) == 2 and all(map(math.isfinite, fits.values())):
+            one, two = fits[min(fits)], fits[max(fits)]
+            yield row(
+                f"fits by {max(fits)} workers, as many times those of 1: {table}", two / one, "x", "limit", SPEEDUP, ">=", seed=chosen.seed
+            )
+
+
+def _complete(found: Sequence[Result], systems: Sequence[str], budget_s: float) -> list[dict[str, Result]]:
+    """Return system -> result for each table where all systems have been measured cold."""
+    names = list(dict.fromkeys(result.run.table for result in found))
+    lines = [{name: _find(found, "cold", table, name, budget_s) for name in systems} for table in names]
+    return [{name: result for name, result in line.items() if result} for line in lines if all(line.values())]
+
+
+def _of(found: Sequence[Result], case: str, system: str, budget_s: float) -> list[Result]:
+    return [r for r in found if (r.run.case, r.run.system) == (case, system) and r.run.budget_s in (budget_s, 0.0)]
+
+
+def _find(found: Sequence[Result], case: str, table: str, system: str, budget_s: float) -> Result | None:
+    return next((result for result in _of(found, case, system, budget_s) if result.run.table == table), None)
+
+
+def _name(result: Result) -> str:
+    return result.run.system if result.error is None else f"{result.run.system} (failed)"

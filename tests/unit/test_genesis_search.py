@@ -1,0 +1,217 @@
+"""The search itself, on an objective that costs nothing: who is judged, in which order, when it ends, and that nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from components.automl.genesis.board import Board, read_board
+from components.automl.genesis.configuration import Configuration
+from components.automl.genesis.cost import Costs
+from components.automl.genesis.proposing import Proposals
+from components.automl.genesis.samplers import tpe
+from components.automl.genesis.schedule import Ladder
+from components.automl.genesis.solve import run_workers
+from components.automl.genesis.space import Space, completed
+from components.automl.genesis.storage import Workplace, open_study
+from components.automl.genesis.worker import Budget, Evaluator, OutOfTime, Result, Search, work
+from components.core.errors import DataError
+
+SPACE = Space(("lightgbm", "logistic"))
+FIRST = completed("lightgbm", {}, {}, "portfolio")
+SECOND = completed("logistic", {}, {}, "portfolio")
+
+
+@dataclass
+class Bowl:
+    """Best at learning rate 0.1; a rung only adds a little."""
+
+    seconds: float = 0.0
+    seen: list[tuple[str, int]] = field(default_factory=list)
+
+    def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
+        self.seen.append((configuration.identity, rung))
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            if time.monotonic() > until:
+                raise OutOfTime
+            time.sleep(0.005)
+        if configuration.learner == "logistic":
+            return Result(0.5 + 0.01 * rung, {})
+        return Result(1 - abs(configuration.params["learning_rate"] - 0.1) + 0.01 * rung, {"rung": rung})
+
+
+def plain_tpe(_: Space, seed: int, place: int) -> optuna.samplers.BaseSampler:
+    return tpe(seed, place)
+
+
+def a_search(evaluator: Evaluator, *, trials: int | None = 12, seconds: float = 1e6, rungs: int = 2, **given: Any) -> Search:
+    usual: dict[str, Any] = {
+        "space": SPACE,
+        "ladder": Ladder(rungs),
+        "known": [FIRST, SECOND],
+        "propose": Proposals(SPACE, plain_tpe, "tpe", 0, rungs),
+        "costs": Costs([1] * rungs, prior={"lightgbm": 0.0, "logistic": 0.0}),
+        "budget": Budget(trials, seconds),
+    }
+    return Search(evaluator=evaluator, **{**usual, **given})
+
+
+def opened(folder: Path) -> optuna.Study:
+    return open_study(folder / "study.journal", maximize=True)
+
+
+def searched(folder: Path, search: Search) -> Board:
+    work(opened(folder), search, Workplace(folder), began=time.monotonic())
+    return read_board(opened(folder))
+
+
+def plain(board: Board) -> list[tuple[Any, ...]]:
+    return [(e.job.key, e.job.configuration.origin, e.state, e.value) for e in board.settled]
+
+
+def test_the_first_pipeline_reaches_the_top_before_any_other_starts(tmp_path: Path) -> None:
+    bowl = Bowl()
+    searched(tmp_path, a_search(bowl, rungs=3))
+    assert bowl.seen[:4] == [(FIRST.identity, 0), (FIRST.identity, 1), (FIRST.identity, 2), (SECOND.identity, 0)]
+
+
+def test_it_stops_after_its_trials_and_goes_on_with_more(tmp_path: Path) -> None:
+    few = searched(tmp_path, a_search(Bowl(), trials=5))
+    assert few.started == 5
+    more = searched(tmp_path, a_search(Bowl(), trials=9))
+    assert more.started == 9
+    assert plain(more)[: len(few.settled)] == plain(few)
+
+
+def test_the_best_third_climbs_and_every_climber_came_from_below(tmp_path: Path) -> None:
+    board = searched(tmp_path, a_search(Bowl(), trials=20, rungs=3))
+    below, above = board.done(0), board.done(1)
+    assert len(below) == 20
+    assert 7 <= len(above) < 20  # those that were among the best third when it was their turn
+    climbed = {entry.job.configuration.identity for entry in above}
+    assert climbed >= {entry.job.configuration.identity for entry in below[:7]}
+
+
+def test_the_best_of_another_learner_climbs_if_it_is_nearly_as_skilled() -> None:
+    other = completed("lightgbm", {}, {"learning_rate": 0.12}, "x")
+    values = {FIRST.identity: 0.8, other.identity: 0.79, SECOND.identity: 0.77}
+
+    class Table:
+        def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
+            return Result(values[configuration.identity], {})
+
+    def climbers(folder: Path, trivial: float | None) -> set[str]:
+        board = searched(folder, a_search(Table(), trials=3, known=[FIRST, other, SECOND], ladder=Ladder(2, trivial=trivial)))
+        return {entry.job.configuration.identity for entry in board.done(1)}
+
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        assert climbers(Path(one), None) == {FIRST.identity}
+        assert climbers(Path(two), 0.5) == {FIRST.identity, SECOND.identity}
+
+
+def test_one_worker_repeats_itself_and_the_seed_decides(tmp_path: Path) -> None:
+    def run(name: str, seed: int) -> list[tuple[Any, ...]]:
+        return plain(searched(tmp_path / name, a_search(Bowl(), trials=14, propose=Proposals(SPACE, plain_tpe, "tpe", seed, 2))))
+
+    assert run("a", 0) == run("b", 0)
+    assert run("a", 0) != run("c", 1)
+
+
+def test_it_searches(tmp_path: Path) -> None:
+    board = searched(tmp_path, a_search(Bowl(), trials=40))
+    assert board.done(1)[0].job.configuration.params["learning_rate"] == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_pipeline_is_never_judged_twice(tmp_path: Path) -> None:
+    bowl = Bowl()
+    searched(tmp_path, a_search(bowl, trials=30, known=[FIRST, replace(FIRST, origin="champion"), SECOND]))
+    assert max(Counter(bowl.seen).values()) == 1
+
+
+def test_time_ends_it_but_something_is_always_judged(tmp_path: Path) -> None:
+    assert len(searched(tmp_path / "none", a_search(Bowl(), trials=None, seconds=-1.0)).settled) == 1
+    began = time.monotonic()
+    board = searched(tmp_path / "some", a_search(Bowl(0.05), trials=None, seconds=0.6))
+    assert board.settled
+    assert time.monotonic() - began < 3
+
+
+def test_nothing_is_started_that_does_not_fit_into_the_time(tmp_path: Path) -> None:
+    bowl = Bowl()
+    dear = Costs([1, 1], prior={"lightgbm": 0.0, "logistic": 1e12})
+    searched(tmp_path, a_search(bowl, trials=10, seconds=60, costs=dear))
+    assert SECOND.identity not in {identity for identity, _ in bowl.seen}
+
+
+def test_nothing_better_than_perfect_is_looked_for(tmp_path: Path) -> None:
+    perfect = completed("lightgbm", {}, {"learning_rate": 0.1}, "expert")
+    board = searched(tmp_path, a_search(Bowl(), known=[perfect, SECOND], budget=Budget(50, 1e6, 1.0)))
+    assert board.started == 1
+
+
+def test_a_pipeline_that_fails_costs_a_trial_and_says_why(tmp_path: Path) -> None:
+    class Fragile(Bowl):
+        def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
+            if configuration.learner == "logistic":
+                raise DataError("no rows", do="add some")
+            return super().evaluate(configuration, rung, until)
+
+    board = searched(tmp_path, a_search(Fragile(), trials=4))
+    failed = [entry for entry in board.settled if entry.state == "failed"]
+    assert {entry.job.configuration.learner for entry in failed} == {"logistic"}
+    assert "no rows" in failed[0].figures["error"]
+    assert board.started == 4
+
+
+def test_a_first_job_that_fails_ends_the_search(tmp_path: Path) -> None:
+    class Broken(Bowl):
+        def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
+            raise DataError("all labels are the same", do="add others")
+
+    with pytest.raises(DataError, match="all labels"):
+        searched(tmp_path, a_search(Broken()))
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_search_and_a_killed_one_loses_nothing(tmp_path: Path) -> None:
+    whole = a_search(Bowl(0.1), trials=16)
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); import test_genesis_search as t\nfrom pathlib import Path\n"
+        "f = Path(sys.argv[2]); t.work(t.opened(f), t.a_search(t.Bowl(0.1), trials=16), t.Workplace(f), began=time.monotonic())\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
+    other = subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    while not (tmp_path / "study.journal").exists() or not read_board(opened(tmp_path)).running:
+        time.sleep(0.02)
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    run_workers(lambda: opened(tmp_path), whole, Workplace(tmp_path), time.monotonic(), 2)
+    board = read_board(opened(tmp_path))
+    assert board.started == 16
+    assert not board.running
+    assert max(Counter(entry.job.key for entry in board.settled).values()) == 1
+    assert {job for job in board.taken if job[1] == 0} == {(entry.job.configuration.identity, 0) for entry in board.done(0)}
+
+
+def test_a_journal_cut_anywhere_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    calm = plain(searched(tmp_path / "calm", a_search(Bowl(), trials=6)))
+    journal = (tmp_path / "calm" / "study.journal").read_bytes()
+    for number, cut in enumerate(range(len(journal) // 7, len(journal), len(journal) // 7)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "study.journal").write_bytes(journal[:cut])
+        assert plain(searched(folder, a_search(Bowl(), trials=6))) == calm
