@@ -28,7 +28,7 @@ class Params(StepParams):
     budget_s: float = Field(120, gt=0, description="wall-clock budget; whichever ends first")
     workers: int = Field(0, ge=0, le=256, description="processes; 0: one a core if only the time is limited, else one")
     learners: tuple[str, ...] = Field((), description="learners to try; empty: all that fit the task")
-    sampler: Literal["auto", "tpe", "rgpe", "random"] = Field("auto", description="auto: rgpe when there is a history, else tpe")
+    sampler: Literal["auto", "tpe", "gp", "rgpe", "random"] = Field("auto", description="auto: rgpe when there is a history, else tpe")
     validation: Validation | None = Field(None, description="how pipelines are judged; none: folds by the hash of the group key")
     expert: tuple[Expert, ...] = Field((), description="pipelines of your own to try first")
     transfer: bool = Field(True, description="learn from earlier searches")

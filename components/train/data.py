@@ -19,7 +19,7 @@ from components.core.params import Tabular, Task, TextLine
 from components.core.tables import DATA_FILE, payload_columns
 from components.model.predictor import column_values
 
-__all__ = ["Data", "Rows", "check_enough", "read_data"]
+__all__ = ["Data", "Rows", "check_enough", "check_pooled", "read_data"]
 
 LEARNED_FROM = ("train", "validation")
 MIN_TRAIN = 10
@@ -115,6 +115,12 @@ def _rows(table: pa.Table, wanted: Sequence[str]) -> Rows:
     sources = Counter(table.column("_source").to_pylist())
     columns = {name: column_values(table, name) for name in wanted}
     return Rows(columns, table.column("_label").to_pylist(), dict(sorted(sources.items())), table.column("_group").to_pylist())
+
+
+def check_pooled(data: Data) -> None:
+    """Check train and validation rows as one: folds are drawn from both. Raises as `check_enough`."""
+    rows = data.pooled()
+    check_enough(Data(data.task, rows, rows))
 
 
 def check_enough(data: Data) -> None:

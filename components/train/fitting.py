@@ -22,7 +22,7 @@ from components.model.plan import Columns, Plan, transform
 from components.model.predictor import Predictor
 from components.model.predictor import predictor_of as joined
 from components.model.runtime import load_weights
-from components.train.data import Data, check_enough
+from components.train.data import Data, check_enough, check_pooled
 from components.train.features import folds_of
 from components.train.learners import Learner, Progress, Trained, learner, never
 from components.train.learners.base import options
@@ -80,21 +80,30 @@ def fit(data: Data, recipe: Recipe, *, seed: int, progress: Progress = never) ->
     """
     for pipeline in recipe.members:
         _learner_of(pipeline, data.task)
-    check_enough(data)
+    (check_enough if recipe.validation.kind == "holdout" else check_pooled)(data)
     with reproducible():
         return [
-            fit_member(data, pipeline, recipe.validation, seed=seed, number=number, progress=progress)
+            fit_member(data, pipeline, recipe.validation, models=recipe.models, seed=seed, number=number, progress=progress)
             for number, pipeline in enumerate(recipe.members)
         ]
 
 
-def fit_member(data: Data, pipeline: Pipeline, validation: Validation, *, seed: int, number: int = 0, progress: Progress = never) -> Fitted:
-    """Fit one member on every fold and merge; Args and Raises as in `fit`, `number` names its file."""
+def fit_member(
+    data: Data,
+    pipeline: Pipeline,
+    validation: Validation,
+    *,
+    models: int | None = None,
+    seed: int,
+    number: int = 0,
+    progress: Progress = never,
+) -> Fitted:
+    """Fit one member on every fold, or on the first `models` ones, and merge; the rest as in `fit`, `number` names its file."""
     chosen = _learner_of(pipeline, data.task)
     features = options(chosen.features, pipeline.features, f"features of {pipeline.learner}")
     params = options(chosen.params, pipeline.params, f"params of {pipeline.learner}")
     prepared = chosen.prepare(data, features, validation)
-    trained = [chosen.fit(prepared.part(fold), params, seed=seed, progress=progress) for fold in range(validation.folds)]
+    trained = [chosen.fit(prepared.part(fold), params, seed=seed, progress=progress) for fold in range(models or validation.folds)]
     fitted = merge(pipeline, prepared.preprocessing, trained, number=number)
     if isinstance(data.task, Tabular):
         _check_same(fitted, trained, data)

@@ -44,6 +44,7 @@ class Recipe(Frozen):
         task: The kind of task it is for.
         members: The ensemble, the heaviest first.
         validation: Which folds each member is fitted on.
+        models: On how many of the folds, the first ones, there is a model of each member; None: on all.
         score: What the ensemble reached on rows its models had not seen.
         metric: Which metric that is.
         seed: Of the search.
@@ -53,6 +54,7 @@ class Recipe(Frozen):
     task: Literal["tabular", "text_line"]
     members: tuple[Pipeline, ...] = Field(min_length=1)
     validation: Validation
+    models: int | None = Field(None, ge=1)
     score: float | None
     metric: str
     seed: int

@@ -103,7 +103,7 @@ def test_the_best_third_climbs_and_every_climber_came_from_below(tmp_path: Path)
     assert climbed >= {entry.job.configuration.identity for entry in below[:7]}
 
 
-def test_the_best_of_another_learner_climbs_if_it_is_nearly_as_skilled() -> None:
+def test_the_best_of_another_learner_climbs_if_it_is_nearly_as_good() -> None:
     other = completed("lightgbm", {}, {"learning_rate": 0.12}, "x")
     values = {FIRST.identity: 0.8, other.identity: 0.79, SECOND.identity: 0.77}
 
@@ -111,15 +111,20 @@ def test_the_best_of_another_learner_climbs_if_it_is_nearly_as_skilled() -> None
         def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
             return Result(values[configuration.identity], {})
 
-    def climbers(folder: Path, trivial: float | None) -> set[str]:
-        board = searched(folder, a_search(Table(), trials=3, known=[FIRST, other, SECOND], ladder=Ladder(2, trivial=trivial)))
+    def climbers(folder: Path, variety: float | None) -> set[str]:
+        board = searched(folder, a_search(Table(), trials=3, known=[FIRST, other, SECOND], ladder=Ladder(2, variety=variety)))
         return {entry.job.configuration.identity for entry in board.done(1)}
 
     import tempfile
 
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         assert climbers(Path(one), None) == {FIRST.identity}
-        assert climbers(Path(two), 0.5) == {FIRST.identity, SECOND.identity}
+        assert climbers(Path(two), 1.25) == {FIRST.identity, SECOND.identity}
+
+
+def test_a_learner_that_is_far_behind_is_not_proposed_again(tmp_path: Path) -> None:
+    board = searched(tmp_path, a_search(Bowl(), trials=20))
+    assert {e.job.configuration.learner for e in board.settled if e.job.configuration.origin == "tpe"} == {"lightgbm"}
 
 
 def test_one_worker_repeats_itself_and_the_seed_decides(tmp_path: Path) -> None:

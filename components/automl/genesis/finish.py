@@ -6,7 +6,6 @@ the rows of their folds, so what they say about today's rows is an honest judgem
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,80 +18,23 @@ from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.ensemble import Candidate, Judge, Limits, Selection, select
 from components.automl.genesis.evaluators.table import FoldFit, TableEvaluator
 from components.automl.genesis.footprint import megabytes, microseconds
+from components.automl.genesis.inheritance import Inherited
 from components.core.errors import IntegrityError
-from components.core.params import Tabular
-from components.model import Predictor, load
-from components.model.format import Member, Runtime
-from components.train.data import Data
-from components.train.fitting import Fitted, fit_member, merge, taken
-from components.train.folds import Folds
+from components.model.format import Runtime
+from components.train.fitting import Fitted, fit_member, merge
 from components.train.learners import Trained
 from components.train.recipe import Pipeline, Recipe
 from components.train.validation import Validation
 
-__all__ = ["Inherited", "assemble", "inherit", "judge_of"]
+__all__ = ["assemble", "judge_of"]
 
-logger = logging.getLogger(__name__)
+_ENOUGH = 4
+_RAREST = 60
+"""Rows that must judge a choice on few folds; for the AUC, rows of the rarer class."""
+_AVERAGED = 0.02
+"""What averaging over many models is worth, as a share of the error of one."""
 EVERYTHING = Validation(kind="none", folds=1)
 """After a validation by time the members are fitted once more, on all rows: the latest ones tell most."""
-
-
-@dataclass(frozen=True)
-class Inherited:
-    """A member of the model that serves now, judged on today's rows.
-
-    Attributes:
-        pipeline: As it was written down.
-        member: Of its `model.json`.
-        weights: Its file's bytes.
-    """
-
-    pipeline: Pipeline
-    member: Member
-    weights: bytes
-    answers: NDArray[np.float32]
-
-    @property
-    def name(self) -> str:
-        """Differs from the identity of the same pipeline fitted today."""
-        return f"inherited:{self.configuration.identity}"
-
-    @property
-    def configuration(self) -> Configuration:
-        """What was fitted."""
-        return Configuration(self.pipeline.learner, self.pipeline.features, self.pipeline.params, "champion")
-
-
-def inherit(champion: Path, data: Data, validation: Validation, folds: Folds, model_ref: str) -> list[Inherited]:
-    """Judge the serving model's members on today's rows, each row by the fold model that has not seen it.
-
-    Empty when the champion was validated in another way or learned another task: then its answers would not be honest.
-    """
-    predictor: Predictor = load(champion)
-    try:
-        recipe = Recipe.model_validate(predictor.spec.recipe)
-    except ValueError:
-        return []
-    task, members = predictor.task, predictor.spec.members
-    alike = recipe.validation == validation and validation.kind == "hash" and task == data.task
-    if (
-        not isinstance(task, Tabular)
-        or not alike
-        or len(members) != len(recipe.members)
-        or any(len(m.folds) != validation.folds for m in members)
-    ):
-        logger.info("the champion's members can't be judged on today's folds")
-        return []
-    rows = data.pooled().columns
-    own = np.empty((len(members), len(folds.number), max(len(task.classes), 1)), dtype=np.float32)
-    for fold in range(folds.count):
-        judged = folds.judged(fold)
-        if len(judged):
-            own[:, judged] = predictor.fold(taken(rows, judged), fold)
-    return [
-        Inherited(_from(pipeline, model_ref), member, (champion / member.file).read_bytes(), said)
-        for pipeline, member, said in zip(recipe.members, members, own, strict=True)
-    ]
 
 
 def judge_of(evaluator: TableEvaluator, folds: int) -> tuple[Judge, NDArray[np.intp]]:
@@ -116,50 +58,101 @@ def assemble(
 ) -> tuple[Recipe, list[Fitted], Selection]:
     """Choose the ensemble and merge its members.
 
+    Among pipelines that were judged on all folds; or, where the time was short for that, among those judged on the first ones: the
+    better choice wins, and being averaged over more folds counts for something that no judgement of single folds can show.
+
     Raises:
         IntegrityError: No pipeline could be fitted.
     """
-    top = len(evaluator.rungs) - 1
-    complete = [entry.job.configuration for entry in board.done(top)]
-    folds = evaluator.rungs[top].folds
-    if not complete:  # the time ended before any pipeline was judged on all folds
-        complete = [entry.job.configuration for entry in board.done(top - 1)][:1] if top else []
-        folds, inherited = 1, []
-    fits = {c.identity: [evaluator.kept(c, fold) for fold in range(folds)] for c in complete}
-    whole = {name: [fit for fit in found if fit is not None] for name, found in fits.items()}
-    known = {c.identity: c for c in complete if len(whole[c.identity]) == folds}
-    if not known and not inherited:
+    best: _Choice | None = None
+    for rung in range(len(evaluator.rungs) - 1, -1, -1):
+        if evaluator.rungs[rung].limit is None and (best is None or not best.is_enough):
+            other = _choice(board, evaluator, inherited, limits, rung, members, until)
+            if other is not None and (best is None or other.beats(best)):
+                best = other
+    if best is None:
         raise IntegrityError("no pipeline was judged before the time ended", do="raise automl.budget_s, or set automl.max_rows")
-    judge, rows = judge_of(evaluator, folds)
-    candidates = [_candidate(c, whole[name]) for name, c in known.items()]
-    candidates += [_old_candidate(entry, rows) for entry in inherited]
-    selection = select(candidates, judge, limits, members=members, until=until)
-    old = {entry.name: entry for entry in inherited}
-    fitted, pipelines = [], []
-    for number, (name, weight) in enumerate(selection.weights.items()):
-        if name in old:
-            pipeline = old[name].pipeline.model_copy(update={"weight": weight})
-            suffix = Path(old[name].member.file).suffix
-            member = old[name].member.model_copy(update={"weight": weight, "file": f"member-{number}{suffix}"})
-            fitted.append(Fitted(member, old[name].weights, []))
-        else:
-            c = known[name]
-            pipeline = Pipeline(learner=c.learner, features=dict(c.features), params=dict(c.params), weight=weight)
-            if validation.kind == "time":
-                pipeline = _at_length(pipeline, whole[name][-1].rounds)
-                fitted.append(fit_member(evaluator.data, pipeline, EVERYTHING, seed=seed, number=number))
-            else:
-                fitted.append(merge(pipeline, evaluator.table(c).preprocessing, [_trained(fit) for fit in whole[name]], number=number))
-        pipelines.append(pipeline)
+    pipelines, fitted = best.fitted(evaluator, validation, seed)
+    by_time = validation.kind == "time"
     recipe = Recipe(
         task="tabular",
         members=tuple(pipelines),
-        validation=EVERYTHING if validation.kind == "time" else validation,
-        score=selection.value,
+        validation=EVERYTHING if by_time else validation,
+        models=best.folds if best.folds < validation.folds and not by_time else None,
+        score=best.selection.value,
         metric=evaluator.task.metric,
         seed=seed,
     )
-    return recipe, fitted, selection
+    return recipe, fitted, best.selection
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """An ensemble of pipelines that were all judged on the same folds."""
+
+    folds: int
+    judge: Judge
+    known: dict[str, tuple[Configuration, list[FoldFit]]]
+    old: dict[str, Inherited]
+    answers: NDArray[np.float32]
+    selection: Selection
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether so many pipelines were judged on these folds that choosing among more on fewer folds is not worth its noise."""
+        return len(self.known) + len(self.old) >= _ENOUGH
+
+    def beats(self, other: _Choice) -> bool:
+        """Whether this choice, on fewer folds, is better than one on more by more than averaging and noise can explain."""
+        rarest = int(np.unique(self.judge.y, return_counts=True)[1].min()) if self.judge.metric == "auc" else len(self.judge.y)
+        worth = _AVERAGED * (1 / self.folds - 1 / other.folds)
+        return rarest >= _RAREST and self.error(self.folds) < (1 - worth) * other.error(self.folds)
+
+    def error(self, folds: int) -> float:
+        """Return the error on the first `folds` folds, so that choices on more and on fewer can be compared."""
+        rows = self.judge.fold < folds
+        loss = Judge(self.judge.metric, self.judge.maximize, self.judge.y[rows], self.judge.fold[rows], folds).loss(self.answers[rows])
+        return 1.0 + loss if self.judge.maximize else loss
+
+    def fitted(self, evaluator: TableEvaluator, validation: Validation, seed: int) -> tuple[list[Pipeline], list[Fitted]]:
+        """Return the members, as they are written down and as they are executed."""
+        pipelines, fitted = [], []
+        for number, (name, weight) in enumerate(self.selection.weights.items()):
+            if name in self.old:
+                pipeline = self.old[name].pipeline.model_copy(update={"weight": weight})
+                suffix = Path(self.old[name].member.file).suffix
+                member = self.old[name].member.model_copy(update={"weight": weight, "file": f"member-{number}{suffix}"})
+                fitted.append(Fitted(member, self.old[name].weights, []))
+            else:
+                c, fits = self.known[name]
+                pipeline = Pipeline(learner=c.learner, features=dict(c.features), params=dict(c.params), weight=weight)
+                if validation.kind == "time":
+                    pipeline = _at_length(pipeline, fits[-1].rounds)
+                    fitted.append(fit_member(evaluator.data, pipeline, EVERYTHING, seed=seed, number=number))
+                else:
+                    fitted.append(merge(pipeline, evaluator.table(c).preprocessing, [_trained(fit) for fit in fits], number=number))
+            pipelines.append(pipeline)
+        return pipelines, fitted
+
+
+def _choice(
+    board: Board, evaluator: TableEvaluator, inherited: Sequence[Inherited], limits: Limits, rung: int, members: int, until: float
+) -> _Choice | None:
+    """Return the best ensemble of what was judged at a rung or above it; None: there is nothing."""
+    folds = evaluator.rungs[rung].folds
+    reached = {entry.job.configuration.identity: entry.job.configuration for above in evaluator.above(rung) for entry in board.done(above)}
+    kept = {name: [evaluator.kept(c, fold) for fold in range(folds)] for name, c in reached.items()}
+    fits = {name: [fit for fit in found if fit is not None] for name, found in kept.items()}
+    known = {name: (c, fits[name]) for name, c in reached.items() if len(fits[name]) == folds}
+    old = {entry.name: entry for entry in inherited if len(entry.member.folds) == folds}
+    if not known and not old:
+        return None
+    judge, rows = judge_of(evaluator, folds)
+    candidates = [_candidate(c, some) for c, some in known.values()] + [_old_candidate(entry, rows) for entry in old.values()]
+    selection = select(candidates, judge, limits, members=members, until=until)
+    by_name = {candidate.name: candidate.answers for candidate in candidates}
+    mean = sum(weight * by_name[name].astype(np.float64) for name, weight in selection.weights.items())
+    return _Choice(folds, judge, known, old, np.asarray(mean, dtype=np.float32), selection)
 
 
 def _at_length(pipeline: Pipeline, rounds: int | None) -> Pipeline:
@@ -186,8 +179,4 @@ def _trained(fit: FoldFit) -> Trained:
 
 
 def _gone(_: object) -> NDArray[np.float64]:
-    raise NotImplementedError("the model is kept as bytes")
-
-
-def _from(pipeline: Pipeline, model: str) -> Pipeline:
-    return pipeline.model_copy(update={"inherited": pipeline.inherited or model})
+    raise IntegrityError("a fit of the search is kept as bytes only", do="load the merged member")

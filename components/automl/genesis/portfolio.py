@@ -1,12 +1,14 @@
-"""Pipelines that are good somewhere: tried before anything is proposed, in this order (Feurer et al., arXiv 2007.04074, section 3).
+"""Pipelines that are good somewhere: tried before anything is proposed, in this order.
 
-The first of each learner is its defaults. Later ones differ where learners differ most from table to table.
+`portfolio.json` was learned by `tests/benchmarks/automl/portfolio.py` on tables that the benchmark does not use: greedily, each next
+pipeline is the one that helps most where the earlier ones are weak (Feurer et al., arXiv 2007.04074, section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Sequence
+from importlib.resources import files
 
 from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.space import completed, sized
@@ -14,20 +16,20 @@ from components.core.params import Tabular, Task
 
 __all__ = ["portfolio"]
 
-_TABLE: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = (
-    ("lightgbm", {}, {}),
-    ("catboost", {}, {}),
-    ("logistic", {}, {}),
-    ("xgboost", {}, {}),
-    ("extra_trees", {}, {}),
-    ("mlp", {}, {}),
-)
+_FIRST = "lightgbm"
+"""Its defaults are done in a moment, whatever the table: there is an answer, and something to compare with."""
+_SOON, _AFTER = ("xgboost", "logistic", "catboost"), 3
+"""Learners whose defaults are quick and strong where the learned pipelines are not; they come after so many of those."""
+_ORIGIN = "portfolio"
 
 
 def portfolio(task: Task, learners: Sequence[str]) -> list[Configuration]:
-    """Return the pipelines for a task whose learners may be used; learners that the portfolio lacks come last, with their defaults."""
-    rows = _TABLE if isinstance(task, Tabular) else ()
+    """Return the pipelines for a task: quick ones and learned ones first, then the defaults of every other learner."""
     classes = len(task.classes) if isinstance(task, Tabular) else 0
-    found = [sized(completed(name, features, params, "portfolio"), classes) for name, features, params in rows if name in learners]
+    kept = json.loads((files("components.automl.genesis") / "portfolio.json").read_text()) if isinstance(task, Tabular) else []
+    learned = [completed(entry["learner"], entry["features"], entry["params"], _ORIGIN) for entry in kept if entry["learner"] in learners]
+    first, soon = ([completed(name, {}, {}, _ORIGIN) for name in names if name in learners] for names in ((_FIRST,), _SOON))
+    found = [*first, *learned[:_AFTER], *soon, *learned[_AFTER:]]
     named = {configuration.learner for configuration in found}
-    return [*found, *(sized(completed(name, {}, {}, "portfolio"), classes) for name in learners if name not in named)]
+    found += [completed(name, {}, {}, _ORIGIN) for name in learners if name not in named]
+    return [sized(configuration, classes) for configuration in found]

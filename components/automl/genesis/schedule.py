@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.automl.genesis.board import Board, Job
+from components.automl.genesis.board import Board, Job, Settled
 from components.automl.genesis.configuration import Configuration
 
-__all__ = ["Ladder", "next_known"]
+__all__ = ["Ladder", "error", "next_known"]
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Ladder:
     Attributes:
         rungs: How many there are; the last is full fidelity.
         keep: One of so many climbs from a rung to the next.
-        trivial: What a constant answer scores; None: no pipeline climbs for variety's sake.
-        variety: The best pipeline of each learner climbs too, if it has at least this share of the leader's skill: an ensemble lives
-            on members that err differently.
+        variety: The best pipeline of each learner climbs too, if its error is at most so many times the leader's: an ensemble lives on
+            members that err differently. None: no pipeline climbs for variety's sake.
+        promising: A learner is proposed again only if its best pipeline's error is at most so many times the leader's.
     """
 
     rungs: int
     keep: int = 3
-    trivial: float | None = None
-    variety: float = 0.85
+    variety: float | None = None
+    promising: float = 1.2
 
     def climbers(self, board: Board, rung: int) -> list[Configuration]:
         """Return who may climb from `rung`, the best first; some of them may have done so."""
@@ -40,17 +40,25 @@ class Ladder:
         chosen = reached[: math.ceil(len(reached) / self.keep)]
         seen = {entry.job.configuration.learner for entry in chosen}
         for entry in reached[len(chosen) :]:
-            if entry.job.configuration.learner not in seen and self._skilled(board, reached[0].value, entry.value):
+            near = self.variety is not None and error(board, entry) <= self.variety * error(board, reached[0])
+            if near and entry.job.configuration.learner not in seen:
                 seen.add(entry.job.configuration.learner)
                 chosen.append(entry)
         return [entry.job.configuration for entry in chosen]
 
-    def _skilled(self, board: Board, best: float | None, value: float | None) -> bool:
-        if self.trivial is None or best is None or value is None:
-            return False
-        lead = best - self.trivial if board.maximize else self.trivial - best
-        own = value - self.trivial if board.maximize else self.trivial - value
-        return lead > 0 and own >= self.variety * lead
+    def hopeful(self, board: Board, learners: Sequence[str]) -> list[str]:
+        """Return the learners that are not far behind at the lowest rung; those that were never judged are given a chance."""
+        best: dict[str, float] = {}
+        for entry in board.done(0):
+            best.setdefault(entry.job.configuration.learner, error(board, entry))
+        leader = min(best.values(), default=0.0)
+        return [name for name in learners if best.get(name, leader) <= self.promising * leader]
+
+
+def error(board: Board, entry: Settled) -> float:
+    """Return how far a value is from perfect: 1 - value for shares and AUC, the value itself for losses."""
+    loss = board.loss(entry)
+    return 1.0 + loss if board.maximize else loss
 
 
 def next_known(board: Board, ladder: Ladder, known: Sequence[Configuration]) -> list[Job]:

@@ -26,7 +26,8 @@ from components.automl.genesis.cost import Costs
 from components.automl.genesis.ensemble import Limits, Selection
 from components.automl.genesis.evaluators.lines import HOLDOUT, LineEvaluator
 from components.automl.genesis.evaluators.table import TableEvaluator
-from components.automl.genesis.finish import Inherited, assemble, inherit, judge_of
+from components.automl.genesis.finish import assemble, judge_of
+from components.automl.genesis.inheritance import Inherited, inherit
 from components.automl.genesis.metafeatures import metafeatures
 from components.automl.genesis.progress import watching
 from components.automl.genesis.schedule import Ladder
@@ -38,7 +39,7 @@ from components.automl.spec import Params
 from components.core.errors import IntegrityError
 from components.core.params import Tabular, Task
 from components.model import read_spec
-from components.train.data import Data, check_enough
+from components.train.data import Data, check_enough, check_pooled
 from components.train.features import folds_of
 from components.train.fitting import Fitted
 from components.train.learners import learners_for
@@ -50,7 +51,9 @@ __all__ = ["Champion", "Solved", "cores", "solve", "study_of", "usual_validation
 logger = logging.getLogger(__name__)
 _RESERVED_S, _RESERVED_SHARE = 0.4, 0.04
 """Left at the end of the time for choosing, merging and writing."""
-_SMALL = 2_000
+_SMALL, _LARGE = 2_000, 10_000
+_VARIETY = 1.25
+"""How far another learner's best may be behind and still be judged on all folds: see `Ladder`."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def solve(
         IntegrityError: No pipeline could be judged.
     """
     table = isinstance(data.task, Tabular)
-    check_rows(data)
+    (check_pooled if table else check_enough)(data)
     validation = (params.validation or usual_validation(data)) if table else HOLDOUT
     evaluator = (
         TableEvaluator(data, validation, seed=params.seed, folder=folder / "fits") if table else LineEvaluator(data, seed=params.seed)
@@ -148,7 +151,7 @@ def _search(
     search = Search(
         evaluator=evaluator,
         space=strategy.space,
-        ladder=Ladder(len(evaluator.rungs), trivial=evaluator.trivial() if isinstance(evaluator, TableEvaluator) else None),
+        ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if isinstance(evaluator, TableEvaluator) else None),
         known=strategy.known,
         propose=strategy.propose,
         costs=Costs(evaluator.new_rows, len(data.train) + len(data.validation), history, params.max_memory_mb),
@@ -184,19 +187,10 @@ def study_of(solved: Solved, params: Params, rows: int) -> PastStudy:
     return PastStudy(params.scenario, problem, task.metric, task.higher_is_better, rows, solved.meta, solved.rungs, tuple(trials))
 
 
-def check_rows(data: Data) -> None:
-    """Check the pooled rows as `check_enough` checks two splits.
-
-    Raises:
-        DataError: There is too little to learn from.
-    """
-    rows = data.pooled()
-    check_enough(Data(data.task, rows, rows))
-
-
 def usual_validation(data: Data) -> Validation:
-    """Five folds; more for small tables, where every row counts and fits cost little."""
-    return Validation(folds=8 if len(data.train) + len(data.validation) < _SMALL else 5)
+    """Five folds; eight for small tables, where every row counts, and for large ones, whose first folds are enough to judge by."""
+    rows = len(data.train) + len(data.validation)
+    return Validation(folds=5 if _SMALL <= rows < _LARGE else 8)
 
 
 def cores() -> int:
@@ -264,7 +258,7 @@ def _inherit(champion: Champion, data: Data, validation: Validation) -> list[Inh
 def _alone(inherited: Sequence[Inherited], evaluator: TableEvaluator) -> float | None:
     if not inherited:
         return None
-    judge, rows = judge_of(evaluator, evaluator.rungs[-1].folds)
+    judge, rows = judge_of(evaluator, len(inherited[0].member.folds))
     mean = sum(entry.pipeline.weight * entry.answers[rows] for entry in inherited)
     loss = judge.loss(np.asarray(mean, dtype=np.float32))
     return None if math.isinf(loss) else -loss if judge.maximize else loss

@@ -15,7 +15,7 @@ from components.automl.genesis.board import Board
 from components.automl.genesis.configuration import Configuration, PastStudy
 from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.proposing import Proposals
-from components.automl.genesis.samplers import rgpe, tpe, uniform
+from components.automl.genesis.samplers import alone, rgpe, tpe, uniform
 from components.automl.genesis.space import Space, completed
 from components.automl.genesis.surrogate import Learned, learn
 from components.automl.genesis.transfer import Transfer
@@ -94,8 +94,8 @@ def plan(
     space = Space(tuple(learners), classes=classes)
     own = [completed(entry.learner, entry.features, entry.params, "expert") for entry in params.expert]
     static = portfolio(task, learners)
-    usual = "random" if params.sampler == "random" else "tpe"
-    fresh = Proposals(space, lambda _, seed, place: _usual(usual, seed, place), usual, params.seed, rungs)
+    usual = params.sampler if params.sampler in ("random", "gp") else "tpe"
+    fresh = Proposals(space, lambda today, seed, place: _usual(usual, today, seed, place), usual, params.seed, rungs)
     problem = task.problem if isinstance(task, Tabular) else task.kind
     transfer = Transfer(history, meta, problem, params.scenario, params.parents)
     if not params.transfer or not transfer.nearest:
@@ -112,7 +112,9 @@ def plan(
     return Strategy(space, known, fresh, guided, transfer, notes)
 
 
-def _usual(name: str, seed: int, place: int) -> BaseSampler:
+def _usual(name: str, space: Space, seed: int, place: int) -> BaseSampler:
+    if name == "gp":
+        return alone(space, seed, place)
     return uniform(seed, place) if name == "random" else tpe(seed, place)
 
 

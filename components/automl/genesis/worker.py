@@ -137,6 +137,7 @@ def choose(board: Board, search: Search, until: float) -> Job | None:
     if full or (board.running and not board.settled):
         return None
     learners = [name for name in search.space.learners if _affordable(board, search, name, left)]
+    learners = search.ladder.hopeful(board, learners) or learners
     proposed = search.propose(board, learners) if learners else None
     return Job(proposed, 0) if proposed else None
 

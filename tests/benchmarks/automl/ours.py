@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 from protocol import Job, finish, read_job
 
 from components.automl.genesis.board import Board
-from components.automl.genesis.configuration import Configuration, PastStudy, PastTrial
+from components.automl.genesis.configuration import PastStudy
 from components.automl.genesis.ensemble import Limits
 from components.automl.genesis.evaluators.table import TableEvaluator
-from components.automl.genesis.finish import Inherited, assemble, inherit
-from components.automl.genesis.solve import Champion, Solved, solve, usual_validation
+from components.automl.genesis.finish import assemble
+from components.automl.genesis.history import read_study, write_study
+from components.automl.genesis.inheritance import Inherited, inherit
+from components.automl.genesis.solve import Champion, Solved, solve, study_of, usual_validation
 from components.automl.spec import Params
 from components.core.errors import IntegrityError
 from components.core.params import Tabular, Task
@@ -63,7 +65,9 @@ def main() -> None:
     _write_model(solved, data, folder)
     predictor = load(folder)
     if job.keep:
-        remember(solved, data, job.keep / "history")
+        study = job.keep / "history" / "0"
+        study.mkdir(parents=True)
+        write_study(study, study_of(solved, params, len(data.train)))
         (job.keep / "model").mkdir()
         for file in folder.iterdir():
             (job.keep / "model" / file.name).write_bytes(file.read_bytes())
@@ -133,27 +137,9 @@ def _table_task(task: Task) -> Tabular:
     return task
 
 
-def remember(solved: Solved, data: Data, folder: Path) -> None:
-    """Write the study as what later searches learn from."""
-    folder.mkdir(parents=True)
-    weights = solved.selection.weights if solved.selection else {}
-    trials = tuple(
-        PastTrial(e.job.configuration, e.value, e.job.rung, e.seconds, e.memory_mb, weights.get(e.job.configuration.identity, 0.0))
-        for e in solved.board.settled
-    )
-    task = _table_task(data.task)
-    study = PastStudy("bench", task.problem, task.metric, task.higher_is_better, len(data.train), {}, solved.rungs, trials)
-    (folder / "study.json").write_text(json.dumps(asdict(study)))
-
-
 def recall(folder: Path) -> list[PastStudy]:
-    """Read what `remember` wrote."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        given = json.loads(path.read_text())
-        trials = [PastTrial(**trial | {"configuration": Configuration(**trial["configuration"])}) for trial in given.pop("trials")]
-        found.append(PastStudy(**given, trials=tuple(trials)))
-    return found
+    """Read the studies that lie in a folder, one a sub-folder."""
+    return [read_study(path) for path in sorted(folder.iterdir())]
 
 
 def _fits(solved: Solved, evaluator: TableEvaluator) -> int:

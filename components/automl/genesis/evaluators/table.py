@@ -1,6 +1,7 @@
 """Tables: a pipeline is judged fold by fold on rows its models have not seen; every fold's model and answers are kept for the ensemble.
 
-Rungs: one fold on a sample of the rows (large tables only), a few folds (unless the table is small), all folds.
+Rungs: one fold on a sample of the rows (large tables only), a few folds
+(unless the table is small), three times as many where that is not yet most of them, all folds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.automl.genesis.configuration import Configuration
-from components.automl.genesis.scoring import as_matrix, measure, trivial
+from components.automl.genesis.scoring import as_matrix, measure
 from components.automl.genesis.worker import OutOfTime, Result
 from components.core.artifacts import canonical, digest_of
 from components.core.params import Tabular
@@ -32,6 +33,7 @@ __all__ = ["FoldFit", "Rung", "TableEvaluator"]
 
 _JUDGED_BY = 1_000
 """Rows that judge a pipeline at its first full-sized rung: fewer tell too little to stop one."""
+_SOME = 3
 _KEPT = 3
 """Prepared tables that stay in memory."""
 
@@ -80,7 +82,9 @@ class TableEvaluator:
         self._prepared: OrderedDict[str, Table] = OrderedDict()
         rows = len(data.train) + len(data.validation)
         few = min(math.ceil(_JUDGED_BY * validation.folds / max(rows, 1)), validation.folds)
-        full = [Rung(few), Rung(validation.folds)] if 2 * few <= validation.folds else [Rung(validation.folds)]
+        steps = [few, _SOME * few, validation.folds]
+        # A step that is not half of the next one saves too little to be worth a stop.
+        full = [Rung(folds) for folds, above in zip(steps, [*steps[1:], 2 * steps[-1]], strict=True) if 2 * folds <= above]
         self.rungs = [Rung(1, sample), *full] if sample is not None and rows > 2 * sample else full
         self._rows = rows
 
@@ -95,9 +99,9 @@ class TableEvaluator:
             fitted = fitted if rung.limit else rung.folds
         return found
 
-    def trivial(self) -> float:
-        """Return what a constant answer scores."""
-        return float(trivial(self.task, self.table(None).y))
+    def above(self, rung: int) -> range:
+        """Return the rung and those above it, all of which kept their fits."""
+        return range(rung, len(self.rungs))
 
     def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
         """Return the mean of the rung's folds."""

@@ -5,7 +5,7 @@ that was killed and resumed asks the same questions as one that was not.
 from __future__ import annotations
 
 from components.automl.genesis.samplers.random import uniform
-from components.automl.genesis.samplers.rgpe import rgpe
+from components.automl.genesis.samplers.rgpe import alone, rgpe
 from components.automl.genesis.samplers.tpe import Replay, tpe
 
-__all__ = ["Replay", "rgpe", "tpe", "uniform"]
+__all__ = ["Replay", "alone", "rgpe", "tpe", "uniform"]
