@@ -17,7 +17,7 @@ from components.core.errors import IntegrityError
 from components.model.format import Runtime
 from components.model.lightgbm_text import check_trees
 
-__all__ = ["Executable", "Float32", "Scores", "load_onnx", "load_weights", "scores_of_booster", "scores_of_text"]
+__all__ = ["Executable", "Float32", "Scores", "load_onnx", "load_weights", "scores_of_text"]
 
 Float32 = NDArray[np.float32]
 Scores = Callable[[Float32], NDArray[np.float64]]
@@ -146,14 +146,5 @@ def scores_of_text(content: bytes) -> Scores:
     def scores(x: Float32) -> NDArray[np.float64]:
         found = trees.scores(x)
         return found[:, 0] if found.shape[1] == 1 else found
-
-    return scores
-
-
-def scores_of_booster(booster: Any) -> Scores:
-    """Return a function that runs a LightGBM booster, in memory, on one thread."""
-
-    def scores(x: Float32) -> NDArray[np.float64]:
-        return np.asarray(booster.predict(x, num_threads=1), dtype=np.float64)
 
     return scores

@@ -140,7 +140,11 @@ def _choice(
 ) -> _Choice | None:
     """Return the best ensemble of what was judged at a rung or above it; None: there is nothing."""
     folds = evaluator.rungs[rung].folds
-    reached = {entry.job.configuration.identity: entry.job.configuration for above in evaluator.above(rung) for entry in board.done(above)}
+    reached = {
+        entry.job.configuration.identity: entry.job.configuration
+        for above in range(rung, len(evaluator.rungs))
+        for entry in board.done(above)
+    }
     kept = {name: [evaluator.kept(c, fold) for fold in range(folds)] for name, c in reached.items()}
     fits = {name: [fit for fit in found if fit is not None] for name, found in kept.items()}
     known = {name: (c, fits[name]) for name, c in reached.items() if len(fits[name]) == folds}

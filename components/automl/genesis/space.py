@@ -6,7 +6,6 @@ learner's default.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +17,7 @@ from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.dimensions import SPACES, Choice, Dimension, Real, Whole
 from components.train.learners import learner
 
-__all__ = ["Bounds", "Space", "completed", "placed", "sized"]
+__all__ = ["Bounds", "Space", "completed", "sized"]
 
 _MOST_TREES = 1_500
 """Of one fold's model."""
@@ -137,14 +136,6 @@ class Space:
         if isinstance(dimension, Real):
             return float(f"{value:.4g}")  # four digits are as good, and can be read
         return value
-
-
-def placed(dimension: Dimension, value: Any) -> float:
-    """Return where a value lies in its dimension, 0 to 1."""
-    if isinstance(dimension, Choice):
-        return dimension.options.index(value) / max(1, len(dimension.options) - 1) if value in dimension.options else 0.0
-    low, high, at = (math.log(max(v, 1e-12)) if dimension.log else float(v) for v in (dimension.low, dimension.high, value))
-    return min(max((at - low) / (high - low), 0.0), 1.0)
 
 
 def _within(distribution: BaseDistribution, value: Any) -> Any:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from components.core.errors import DataError
 from components.core.params import Frozen
-from components.model.runtime import scores_of_booster
+from components.model.runtime import scores_of_text
 from components.train.features import Matrices, prepare
 from components.train.learners.base import Progress, Trained
 from components.train.learners.tabular import Judge, TreeFeatures, constant_model, fits_tables, row_weights, target_of
@@ -75,7 +75,7 @@ class _LightGbm:
         booster = _booster(part, params, target.problem, target.spread, seed, judge)
         rounds = judge.best_round or booster.num_trees() // max(1, booster.num_model_per_iteration())
         text = booster.model_to_string(num_iteration=rounds)
-        return Trained("lightgbm", text.encode(), scores_of_booster(lgb.Booster(model_str=text)), rounds, judge.log)
+        return Trained("lightgbm", text.encode(), scores_of_text(text.encode()), rounds, judge.log)
 
 
 def _booster(m: Matrices, params: Params, problem: str, spread: float, seed: int, judge: Judge) -> Any:

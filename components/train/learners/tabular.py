@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import IntegrityError
 from components.core.params import Tabular, Task
-from components.model.runtime import Scores, scores_of_booster
+from components.model.runtime import Scores, scores_of_text
 from components.train.features import Dates, Encoding, Features, Fill, Intervals, Log, Matrices, Scale
 from components.train.forest import Forest, constant, to_text
 from components.train.learners.base import Progress, Trained
@@ -190,7 +189,7 @@ def trained(
         forest, bias = _widened(forest, bias, target, 0.0 if mean else _UNSEEN)
     objective = "mean" if mean and target.classes else target.problem
     text = to_text(forest, bias, m.x.shape[1], objective)
-    scores = scores_of_booster(lgb.Booster(model_str=text.decode("ascii")))
+    scores = scores_of_text(text)
     few = m.x[:_CHECKED]
     ours, theirs = scores(few), native(few)
     if not target.classes:
@@ -213,7 +212,7 @@ def constant_model(m: Matrices, target: Target) -> Trained:
         values = np.log(np.maximum(share, _LEAST_SHARE))
         values = values[1:] - values[:1] if target.classes == 2 else values
     text = constant(values.tolist(), m.x.shape[1], target.problem)
-    return Trained("lightgbm", text, scores_of_booster(lgb.Booster(model_str=text.decode("ascii"))), 1)
+    return Trained("lightgbm", text, scores_of_text(text), 1)
 
 
 def _widened(forest: Forest, bias_S: Float64, target: Target, unseen: float) -> tuple[Forest, Float64]:

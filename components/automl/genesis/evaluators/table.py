@@ -99,10 +99,6 @@ class TableEvaluator:
             fitted = fitted if rung.limit else rung.folds
         return found
 
-    def above(self, rung: int) -> range:
-        """Return the rung and those above it, all of which kept their fits."""
-        return range(rung, len(self.rungs))
-
     def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
         """Return the mean of the rung's folds."""
         spec = self.rungs[rung]

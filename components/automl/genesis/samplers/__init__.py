@@ -6,6 +6,6 @@ from __future__ import annotations
 
 from components.automl.genesis.samplers.random import uniform
 from components.automl.genesis.samplers.rgpe import alone, rgpe
-from components.automl.genesis.samplers.tpe import Replay, tpe
+from components.automl.genesis.samplers.tpe import tpe
 
-__all__ = ["Replay", "alone", "rgpe", "tpe", "uniform"]
+__all__ = ["alone", "rgpe", "tpe", "uniform"]

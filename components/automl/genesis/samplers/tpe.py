@@ -1,19 +1,15 @@
-"""TPE, and the replay of what is known."""
+"""TPE."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial
 
 from components.automl.genesis.samplers.random import derived
 
-__all__ = ["Replay", "tpe"]
+__all__ = ["tpe"]
 
 _STARTUP = 8
 
@@ -33,27 +29,3 @@ def tpe(seed: int, place: int) -> BaseSampler:
             group=True,
             constant_liar=False,
         )
-
-
-class Replay(BaseSampler):  # type: ignore[misc]
-    """Proposes a given configuration; what lies outside a dimension is moved to its nearest end.
-
-    Args:
-        values: Dimension name -> value.
-    """
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
-        value = self._values.get(param_name)
-        if isinstance(param_distribution, CategoricalDistribution):
-            return value if value in param_distribution.choices else param_distribution.choices[0]
-        low, high = param_distribution.low, param_distribution.high
-        return low if value is None else min(max(value, low), high)
