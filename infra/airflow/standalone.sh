@@ -24,7 +24,13 @@ export PYTHONPATH="$here/config:$root${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1
 mkdir -p "$AIRFLOW_HOME"
 
+conn="AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+if [[ -z "${!conn+set}" || "${!conn}" == sqlite* ]]; then # four processes write: wait for a lock longer than the default 5 s
+    export AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS=sqlite_args.CONNECT AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS_ASYNC=sqlite_args.CONNECT
+fi
+
 "$python" -m airflow db migrate
+[[ -n "${!conn+set}" ]] || "$python" -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute("pragma journal_mode=wal")' "$AIRFLOW_HOME/airflow.db" # readers don't block writers
 
 parts=()
 stop() {

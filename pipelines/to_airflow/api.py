@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import httpx
+import tenacity
 
 from components.core.errors import ConfigError, ContractError, TryAgain
 from components.core.settings import Settings
@@ -76,7 +78,10 @@ class Airflow:
             raise TryAgain(f"Airflow at {self._client.base_url} can't be reached: {error}", do="start it: make up") from error
 
     def call(self, method: str, path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Any:
-        """Return the JSON answer of `/api/v2{path}`.
+        """Return the JSON answer of `/api/v2{path}`; a request that fails on Airflow's side (5xx) is put again, five times in all.
+
+        What is made by POST must be named in `body`: if a failed request made it all the same, the next is told so (409), and
+        that counts as done; None is returned then.
 
         Raises:
             ContractError: Airflow refuses the request.
@@ -86,7 +91,12 @@ class Airflow:
             if "Authorization" not in self._client.headers:
                 token = self._client.post("/auth/token", json=self._login).raise_for_status().json()["access_token"]
                 self._client.headers["Authorization"] = f"Bearer {token}"
-            answer = self._client.request(method, f"/api/v2{path}", json=body, params=params).raise_for_status()
+            for attempt in _attempts():
+                with attempt:
+                    answer = self._client.request(method, f"/api/v2{path}", json=body, params=params)
+                    if method == "POST" and answer.status_code == httpx.codes.CONFLICT and attempt.retry_state.attempt_number > 1:
+                        return None
+                    answer.raise_for_status()
         return answer.json() if answer.content else None
 
     def healthy(self) -> bool:
@@ -122,9 +132,8 @@ class Airflow:
         Raises:
             ContractError: A param is not valid.
         """
-        run: str = self.call("POST", f"/dags/{DISPATCH}/dagRuns", {"logical_date": None, "conf": {"scenario": scenario, **params}})[
-            "dag_run_id"
-        ]
+        run = f"asked__{uuid.uuid4()}"
+        self.call("POST", f"/dags/{DISPATCH}/dagRuns", {"dag_run_id": run, "logical_date": None, "conf": {"scenario": scenario, **params}})
         return run
 
     def loops(self, scenario: str | None = None) -> list[LoopRun]:
@@ -156,6 +165,15 @@ class Airflow:
         known = {pool["name"] for pool in self.call("GET", "/pools", params={"limit": 1000})["pools"]}
         if name not in known:
             self.call("POST", "/pools", {"name": name, "slots": slots, "description": "made for ATLAS"})
+
+
+def _attempts() -> tenacity.Retrying:
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error),
+        stop=tenacity.stop_after_attempt(5),
+        wait=tenacity.wait_exponential_jitter(initial=0.2, max=3, jitter=0.2),
+        reraise=True,
+    )
 
 
 def _time(text: str) -> datetime:
