@@ -11,6 +11,7 @@ import math
 from typing import Any, Protocol
 
 import numpy as np
+import onnxruntime  # noqa: F401 - `load_onnx` needs it: imported here, it is imported before a search forks
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn import functional
 from components.core.errors import IntegrityError
 from components.core.params import Frozen
 from components.model.runtime import Float32, load_onnx
+from components.train.adamw import AdamW
 from components.train.features import Matrices
 from components.train.learners.base import Progress, Trained
 from components.train.learners.tabular import Judge, Loss, Target, target_of
@@ -147,19 +149,18 @@ def _descend(net: _Network, m: Matrices, target: Target, params: NetworkParams, 
     weight = _class_weights(m, params.balanced)
     batch = params.batch or min(1024, max(32, 2 ** round(math.log2(max(1.0, len(z) / _STEPS)))))
     steps = params.epochs * math.ceil(len(z) / batch)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=params.lr, weight_decay=params.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
+    optimiser = AdamW(net.parameters(), weight_decay=params.weight_decay)
+    step = 0
     draw = torch.Generator().manual_seed(seed)
     kept, score = copy.deepcopy(net.state_dict()), math.nan
     for epoch in range(1, params.epochs + 1):
         net.train()
         for number, part in enumerate(torch.split(torch.randperm(len(z), generator=draw), batch)):
             if len(part) > 1 or len(z) == 1:  # batch normalisation needs two rows
-                optimiser.zero_grad()
                 torch.autograd.backward(_loss(net(z[part]), y[part], params.loss, weight))
-                torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-                optimiser.step()
-            schedule.step()
+                torch.nn.utils.clip_grad_norm_(optimiser.params, 5.0)
+                optimiser.step(params.lr * _rate(step, steps))
+            step += 1
             if number % _OFTEN == _OFTEN - 1 and progress(epoch - 1, score):
                 net.load_state_dict(kept)
                 return epoch - 1

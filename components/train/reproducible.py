@@ -21,11 +21,12 @@ def reproducible() -> Iterator[None]:
         if torch is None:
             yield
             return
-        threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        # This setter, unlike `use_deterministic_algorithms`, does not import torch's compiler: 1 s and 100 MB.
+        threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
         torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(strict)
+            torch.set_deterministic_debug_mode(mode)
             torch.set_num_threads(threads)

@@ -46,6 +46,20 @@ def test_the_ensemble_is_never_worse_than_the_best_alone_and_is_what_its_weights
     assert list(found.weights.values()) == sorted(found.weights.values(), reverse=True)
 
 
+@given(metric=st.sampled_from(sorted(METRICS)), seed=st.integers(0, 50))
+@settings(max_examples=40, deadline=None)
+def test_the_ensemble_is_never_worse_than_the_one_that_serves(metric: str, seed: int) -> None:
+    judge = a_judge(metric, 90, seed)
+    candidates = [a_candidate(judge, n, 0.8) for n in range(24)]
+    draw = np.random.default_rng(seed)
+    chosen = draw.choice(24, 3, replace=False)
+    serving = {f"c{number}": share for number, share in zip(chosen, draw.dirichlet(np.ones(3)), strict=True)}
+    mean = sum(share * candidates[int(name[1:])].answers.astype(np.float64) for name, share in serving.items())
+    found = select(candidates, judge, Limits(), start=serving)
+    value = -judge.loss(np.asarray(mean, dtype=np.float32)) if judge.maximize else judge.loss(np.asarray(mean, dtype=np.float32))
+    assert (found.value >= value - 1e-6) if judge.maximize else (found.value <= value + 1e-6)
+
+
 @given(megabytes=st.floats(0.5, 10), microseconds=st.floats(1, 60), members=st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
 def test_limits_hold_for_the_whole_ensemble(megabytes: float, microseconds: float, members: int) -> None:

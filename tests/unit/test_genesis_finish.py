@@ -103,3 +103,13 @@ def test_another_way_of_judging_makes_yesterdays_answers_dishonest(tmp_path: Pat
     save(folder, task=TASK, members=[(e.member, e.weights) for e in fitted], recipe=recipe.model_dump(mode="json"), card="# card")
     other = Validation(folds=5)
     assert inherit(folder, data, other, folds_of(data, data.pooled(), other), "Model/x") == []
+
+
+def test_a_worker_that_has_nothing_to_do_fits_the_folds_that_another_comes_to_last(tmp_path: Path) -> None:
+    data = table(2_000)
+    alone, busy, idle = an_evaluator(data, tmp_path / "a"), an_evaluator(data, tmp_path / "b"), an_evaluator(data, tmp_path / "b")
+    assert idle.assist(GOOD, 1, math.inf)
+    assert not idle.assist(GOOD, 1, math.inf)  # 2 is the other's own
+    found, expected = busy.evaluate(GOOD, 1, math.inf), alone.evaluate(GOOD, 1, math.inf)
+    assert (found.value, found.figures) == (expected.value, expected.figures)
+    assert found.wall > 0 == expected.wall

@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 
-from components.automl.genesis.board import Board, read_board
+from components.automl.genesis.board import Board, Job, Settled, read_board
 from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.cost import Costs
 from components.automl.genesis.proposing import Proposals
@@ -49,6 +49,9 @@ class Bowl:
         if configuration.learner == "logistic":
             return Result(0.5 + 0.01 * rung, {})
         return Result(1 - abs(configuration.params["learning_rate"] - 0.1) + 0.01 * rung, {"rung": rung})
+
+    def assist(self, configuration: Configuration, rung: int, until: float) -> bool:
+        return False
 
 
 def plain_tpe(_: Space, seed: int, place: int) -> optuna.samplers.BaseSampler:
@@ -159,6 +162,15 @@ def test_nothing_is_started_that_does_not_fit_into_the_time(tmp_path: Path) -> N
     dear = Costs([1, 1], prior={"lightgbm": 0.0, "logistic": 1e12})
     searched(tmp_path, a_search(bowl, trials=10, seconds=60, costs=dear))
     assert SECOND.identity not in {identity for identity, _ in bowl.seen}
+
+
+def test_what_a_learner_costs_is_told_from_what_others_cost_today() -> None:
+    costs = Costs([1_000], prior={"lightgbm": 10.0, "logistic": 30.0}, margin=1.0)
+    unknown = Job(SECOND, 0)
+    nothing = costs.seconds(Board((), (), True), unknown)
+    slow = Board((Settled(Job(FIRST, 0), 0, "done", 0.5, {}, 0.1, 1.0, 0.1, wall=0.1),), (), True)  # ten times the prior
+    assert costs.seconds(slow, unknown) - nothing == pytest.approx(1.5 * (0.3 - 0.03))
+    assert costs.seconds(slow, Job(FIRST, 0)) == pytest.approx(0.05 + 0.1)
 
 
 def test_nothing_better_than_perfect_is_looked_for(tmp_path: Path) -> None:

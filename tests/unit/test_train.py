@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.machinery import SourceFileLoader
@@ -305,3 +307,39 @@ class TestRefusals:
         rows = [{**makers.text_row("1", split, shade=i), "_label": ""} for i, split in enumerate(["train"] * 10 + ["validation"] * 2)]
         with pytest.raises(DataError, match="no training line has any text"):
             run_step("train", params(DIGITS), {"dataset": makers.dataset(store, rows), "recipe": recipe(store, "crnn", TINY, DIGITS)})
+
+
+def test_adamw_steps_as_torchs_own_does() -> None:
+    import torch
+
+    from components.train.adamw import AdamW
+
+    draw = torch.Generator().manual_seed(0)
+    start = [torch.randn(7, 5, generator=draw), torch.randn(5, generator=draw)]
+    ours, theirs = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    ourselves, torchs = AdamW(ours, weight_decay=0.03), torch.optim.AdamW(theirs, lr=1.0, weight_decay=0.03, fused=True)
+    for step in range(1, 6):
+        x = torch.randn(11, 7, generator=draw)
+        for weight, bias in (ours, theirs):
+            torch.autograd.backward((x @ weight + bias).square().mean())
+        torchs.param_groups[0]["lr"] = 0.01 / step
+        ourselves.step(0.01 / step)
+        torchs.step()
+        torchs.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_network_is_trained_without_torchs_compiler() -> None:
+    code = """
+import sys
+import numpy as np
+from components.train.features import Matrices
+from components.train.learners import learner
+mlp = learner("mlp")
+x, y = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32), np.arange(64.0)
+params = mlp.params.model_validate({"epochs": 2})
+mlp.fit(Matrices(x, y, x[:9], y[:9], 0), params, seed=0, progress=lambda *_: False)
+sys.exit(",".join(name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -21,11 +21,12 @@ PRIOR: Mapping[str, float] = {
     "extra_trees": 12.0,
     "logistic": 4.0,
     "mlp": 60.0,
-    "resnet": 120.0,
+    "resnet": 220.0,
 }
 """CPU microseconds a row and a fit, before anything was measured; `atlas bench automl` prints the measured ones."""
 _UNKNOWN = 60.0
 _START_S = 0.05
+_UNSURE = 1.5
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Costs:
         data_rows: Rows of the data.
         past: Earlier searches, whose seconds a row are used until today's are known.
         limit_mb: What a worker may use; None: no limit.
-        margin: A job is expected to cost this many times the estimate.
+        margin: A job is expected to cost this many times the estimate; of a learner that nothing is known of today, half as much again.
     """
 
     rows: Sequence[int]
@@ -49,7 +50,8 @@ class Costs:
 
     def seconds(self, board: Board, job: Job) -> float:
         """Return the seconds that a job is expected to take."""
-        return _START_S + self.margin * self._a_row(board, job) * self.rows[job.rung]
+        known = any(entry.job.configuration.learner == job.configuration.learner for entry in board.settled)
+        return _START_S + (1.0 if known else _UNSURE) * self.margin * self._a_row(board, job) * self.rows[job.rung]
 
     def fits_memory(self, board: Board, job: Job) -> bool:
         """Whether the job's learner has stayed within the memory limit so far."""
@@ -59,14 +61,16 @@ class Costs:
         return all(entry.memory_mb <= self.limit_mb for entry in board.settled if entry.job.configuration.learner == name)
 
     def _a_row(self, board: Board, job: Job) -> float:
-        """Seconds a row: of this pipeline, else of its learner today, else in the past, else the prior."""
+        """Seconds a row: of this pipeline, else of its learner today, else in the past, else the prior, corrected by what is known."""
         name = job.configuration.learner
         same = [entry for entry in board.settled if entry.job.configuration.identity == job.configuration.identity]
         if same:
             return sum(entry.wall for entry in same) / max(sum(self.rows[entry.job.rung] for entry in same), 1)
-        alike = [entry.wall / max(self.rows[entry.job.rung], 1) for entry in board.settled if entry.job.configuration.learner == name]
-        if alike:
-            return statistics.median(alike)
+        measured: dict[str, list[float]] = {}
+        for entry in board.settled:
+            measured.setdefault(entry.job.configuration.learner, []).append(entry.wall / max(self.rows[entry.job.rung], 1))
+        if name in measured:
+            return statistics.median(measured[name])
         fits = sum(self.rows) / max(self.data_rows, 1)  # how often a row is learned from on the way to the top
         before = [
             trial.seconds / max(study.rows * fits, 1)
@@ -76,4 +80,7 @@ class Costs:
         ]
         if before:
             return statistics.median(before)
-        return self.prior.get(name, _UNKNOWN) * 1e-6
+        # Many classes, many columns or a slow machine cost every learner more.
+        expected = {other: self.prior.get(other, _UNKNOWN) * 1e-6 for other in (*measured, name)}
+        found = [statistics.median(each) / expected[other] for other, each in measured.items() if expected[other] > 0]
+        return expected[name] * (statistics.median(found) if found else 1.0)

@@ -6,9 +6,9 @@ training rows; the few choices made here are the only thing that is fitted to th
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +92,15 @@ class Selection:
     best_single: tuple[str, float]
 
 
-def select(candidates: Sequence[Candidate], judge: Judge, limits: Limits, *, members: int = 8, until: float = float("inf")) -> Selection:
+def select(
+    candidates: Sequence[Candidate],
+    judge: Judge,
+    limits: Limits,
+    *,
+    members: int = 8,
+    until: float = float("inf"),
+    start: Mapping[str, float] | None = None,
+) -> Selection:
     """Add, with replacement, whichever member improves the mean answer most, until none does.
 
     Args:
@@ -101,43 +109,62 @@ def select(candidates: Sequence[Candidate], judge: Judge, limits: Limits, *, mem
         members: At most so many.
         limits: Of the whole ensemble. If not even one candidate is within them, the smallest is taken.
         until: `time.monotonic()` after which no further member is added.
+        start: Name -> share of an ensemble that may be the best one already: what grows from it competes with what grows from the best
+            single candidate, so the selection is never worse than it.
     """
     allowed = [candidate for candidate in candidates if limits.allow([candidate])]
     if not allowed:
         allowed = [min(candidates, key=lambda c: (c.megabytes, c.microseconds, c.name))]
     alone = {candidate.name: judge.loss(candidate.answers) for candidate in allowed}
-    pool = _pool(allowed, alone)
-    chosen: list[Candidate] = [pool[0]]
-    total = pool[0].answers.astype(np.float64)
-    best = alone[pool[0].name]
-    path = [(pool[0].name, best)]
-    while len(chosen) < _ROUNDS and time.monotonic() < until:
-        within = {member.name: member for member in chosen}
+    pool = _pool(allowed, alone, start or {})
+    grown = [_grow({pool[0].name: 1.0}, pool, judge, limits, members, until)]
+    within = [candidate for candidate in pool if candidate.name in (start or {})]
+    if start and len(within) == len(start) <= members and limits.allow(within):
+        total = math.fsum(start.values())
+        counts = {name: len(start) * share / total for name, share in start.items()}
+        grown.append(_grow(counts, pool, judge, limits, members, until))
+    counts, path = min(grown, key=lambda found: found[1][-1][1])
+    total = math.fsum(counts.values())
+    weights = {name: count / total for name, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))}
+    sign = -1.0 if judge.maximize else 1.0
+    single = pool[0].name, sign * alone[pool[0].name]
+    return Selection(weights, sign * path[-1][1], tuple((name, sign * loss) for name, loss in path), single)
+
+
+def _grow(
+    start: Mapping[str, float], pool: Sequence[Candidate], judge: Judge, limits: Limits, members: int, until: float
+) -> tuple[dict[str, float], list[tuple[str, float]]]:
+    """Return name -> how often it was added, and (name added, loss reached) step by step."""
+    named = {candidate.name: candidate for candidate in pool}
+    counts = dict(start)
+    total = np.asarray(sum(count * named[name].answers.astype(np.float64) for name, count in counts.items()))
+    size = math.fsum(counts.values())
+    path = [(" + ".join(counts), judge.loss((total / size).astype(np.float32)))]
+    for _ in range(_ROUNDS - 1):
+        if time.monotonic() > until:
+            break
+        within = [named[name] for name in counts]
         tried = []
         for candidate in pool:
-            if candidate.name not in within and (len(within) == members or not limits.allow([*within.values(), candidate])):
+            if candidate.name not in counts and (len(within) == members or not limits.allow([*within, candidate])):
                 continue
-            mean = (total + candidate.answers) / (len(chosen) + 1)
+            mean = (total + candidate.answers) / (size + 1)
             tried.append((judge.loss(mean.astype(np.float32)), pool.index(candidate)))
         if not tried:
             break
         loss, index = min(tried)
-        if not loss < best - 1e-9 * max(abs(best), 1.0):
+        if not loss < path[-1][1] - 1e-9 * max(abs(path[-1][1]), 1.0):
             break
-        best = loss
-        chosen.append(pool[index])
-        total += pool[index].answers
-        path.append((pool[index].name, loss))
-    counts = Counter(member.name for member in chosen)
-    weights = {name: count / len(chosen) for name, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))}
-    sign = -1.0 if judge.maximize else 1.0
-    single = pool[0].name, sign * alone[pool[0].name]
-    return Selection(weights, sign * best, tuple((name, sign * loss) for name, loss in path), single)
+        name = pool[index].name
+        counts[name] = counts.get(name, 0.0) + 1
+        total, size = total + pool[index].answers, size + 1
+        path.append((name, loss))
+    return counts, path
 
 
-def _pool(allowed: Sequence[Candidate], alone: dict[str, float]) -> list[Candidate]:
-    """Return the best candidates and the best of each learner, the best first."""
+def _pool(allowed: Sequence[Candidate], alone: Mapping[str, float], start: Mapping[str, float]) -> list[Candidate]:
+    """Return the best candidates, the best of each learner, and those to start from, the best first."""
     ranked = sorted(allowed, key=lambda c: (alone[c.name], c.name))
     best_of = {candidate.learner: candidate for candidate in reversed(ranked)}
-    keep = {candidate.name for candidate in [*ranked[:_POOL], *best_of.values()]}
+    keep = {candidate.name for candidate in [*ranked[:_POOL], *best_of.values()]} | set(start)
     return [candidate for candidate in ranked if candidate.name in keep]

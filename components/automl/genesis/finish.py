@@ -1,7 +1,8 @@
 """The end of a search on a table: candidates, the chosen ensemble, its merged members.
 
-Candidates are the pipelines that were judged on every fold, and the members of the model that serves now: their fold models never saw
-the rows of their folds, so what they say about today's rows is an honest judgement, and costs no training.
+Candidates are the pipelines that were judged on every fold, and the members of the model that serves now, alone and as they
+are mixed today: their fold models never saw the rows of their folds, so what they say about today's rows is an honest judgement, and
+costs no training.
 """
 
 from __future__ import annotations
@@ -153,7 +154,8 @@ def _choice(
         return None
     judge, rows = judge_of(evaluator, folds)
     candidates = [_candidate(c, some) for c, some in known.values()] + [_old_candidate(entry, rows) for entry in old.values()]
-    selection = select(candidates, judge, limits, members=members, until=until)
+    champion = {entry.name: entry.pipeline.weight for entry in old.values()}
+    selection = select(candidates, judge, limits, members=members, until=until, start=champion)
     by_name = {candidate.name: candidate.answers for candidate in candidates}
     mean = sum(weight * by_name[name].astype(np.float64) for name, weight in selection.weights.items())
     return _Choice(folds, judge, known, old, np.asarray(mean, dtype=np.float32), selection)

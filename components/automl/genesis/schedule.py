@@ -73,9 +73,12 @@ def next_known(board: Board, ladder: Ladder, known: Sequence[Configuration]) -> 
         before = {entry.job.key for entry in board.settled if entry.value is not None}
         if at is not None and all(job.key in before for job in first[: at.rung]):
             jobs.append(at)
-    for rung in range(ladder.rungs - 2, -1, -1):
+    for rung in range(ladder.rungs - 2, 0, -1):
         jobs += [Job(configuration, rung + 1) for configuration in ladder.climbers(board, rung)]
-    jobs += [Job(configuration, 0) for configuration in known]
+    up = [Job(configuration, 1) for configuration in ladder.climbers(board, 0)] if ladder.rungs > 1 else []
+    fresh = [Job(configuration, 0) for configuration in known]
+    # The best of one or two is no choice: others are heard first.
+    jobs += up + fresh if len(board.done(0)) >= ladder.keep else fresh + up
     distinct: dict[tuple[str, int], Job] = {}
     for job in jobs:
         distinct.setdefault(job.key, job)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import multiprocessing
@@ -204,12 +205,15 @@ def run_workers(open_: Callable[[], optuna.Study], search: Search, place: Workpl
         multiprocessing.get_context("fork").Process(target=_fork, args=(open_, search, place, began, os.getpid()), daemon=True)
         for _ in range(count - 1)
     ]
+    gc.collect()
+    gc.freeze()  # a collection would write to, and so copy, every page that the forks share
     for fork in forks:
         fork.start()
     try:
         work(open_(), search, place, began=began)
     finally:
         grace = max(began + search.budget.seconds - time.monotonic(), 0.5)
+        gc.unfreeze()
         for fork in forks:
             fork.join(timeout=grace if search.budget.trials is None else None)
             if fork.is_alive():

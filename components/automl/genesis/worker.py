@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import resource
@@ -25,6 +26,7 @@ __all__ = ["Budget", "Evaluator", "OutOfTime", "Proposer", "Result", "Search", "
 
 logger = logging.getLogger(__name__)
 _WAIT_S = 0.05
+_LIBC = ctypes.CDLL(None)
 
 
 class OutOfTime(Exception):
@@ -33,10 +35,19 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found: the metric, and JSON facts for the report."""
+    """What an evaluation found.
+
+    Attributes:
+        value: The metric.
+        figures: JSON facts for the report.
+        seconds: CPU seconds of parts that this process found done: by a worker that assisted, or by one that was killed.
+        wall: Wall-clock seconds of those.
+    """
 
     value: float
     figures: dict[str, Any]
+    seconds: float = 0.0
+    wall: float = 0.0
 
 
 class Evaluator(Protocol):
@@ -44,6 +55,14 @@ class Evaluator(Protocol):
 
     def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
         """Judge a pipeline at a rung; what its lower rungs fitted may be used again.
+
+        Raises:
+            OutOfTime: `time.monotonic()` has passed `until`.
+            Exception: The pipeline can't be fitted.
+        """
+
+    def assist(self, configuration: Configuration, rung: int, until: float) -> bool:
+        """Do a part of a job that another worker is at, the part it comes to last; it will find it done. False: there is none.
 
         Raises:
             OutOfTime: `time.monotonic()` has passed `until`.
@@ -103,10 +122,30 @@ def work(study: optuna.Study, search: Search, place: Workplace, *, began: float)
             job = choose(board, search, until)
             if job is not None:
                 _do(study, search, job, name, until, began)
+                _give_back()
             elif board.running and (time.monotonic() < until or not board.settled):
-                time.sleep(_WAIT_S)  # what others are at may call for more
+                if not _assist(search, board, until):
+                    time.sleep(_WAIT_S)  # what others are at may call for more
             else:
                 return
+
+
+def _assist(search: Search, board: Board, until: float) -> bool:
+    for _, job, _ in board.running:
+        try:
+            if search.evaluator.assist(job.configuration, job.rung, until):
+                return True
+        except OutOfTime:
+            return False
+        except Exception as error:  # whoever is at the job meets it too, and says so
+            logger.debug("assisting failed: %s", error)
+    return False
+
+
+def _give_back() -> None:
+    """Hand freed memory back to the system (glibc): the heaps that learners' libraries leave are large."""
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
 
 
 def bury(study: optuna.Study, place: Workplace) -> None:
@@ -154,10 +193,11 @@ def _do(study: optuna.Study, search: Search, job: Job, worker: str, until: float
     first = not read_board(study).settled
     cpu, start = time.process_time(), time.monotonic()
     facts: dict[str, Any] = {"figures": {}}
+    found = Result(0.0, {})
     try:
-        result = search.evaluator.evaluate(job.configuration, job.rung, math.inf if first else until)
-        if not math.isfinite(result.value):
-            raise ArithmeticError(f"the metric is {result.value}")
+        found = search.evaluator.evaluate(job.configuration, job.rung, math.inf if first else until)
+        if not math.isfinite(found.value):
+            raise ArithmeticError(f"the metric is {found.value}")
     except OutOfTime:
         study.tell(trial, state=TrialState.FAIL)
         return
@@ -168,9 +208,9 @@ def _do(study: optuna.Study, search: Search, job: Job, worker: str, until: float
         logger.warning("%s can't be fitted: %s", job.configuration.learner, error, exc_info=not isinstance(error, AtlasError))
         value, facts["figures"] = None, {"error": str(error)}
     else:
-        value, facts["figures"] = result.value, result.figures
-        logger.info("%s, from %s, rung %d: %.6g", job.configuration.learner, job.configuration.origin, job.rung, result.value)
+        value, facts["figures"] = found.value, found.figures
+        logger.info("%s, from %s, rung %d: %.6g", job.configuration.learner, job.configuration.origin, job.rung, found.value)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    facts |= {"seconds": time.process_time() - cpu, "memory_mb": peak}
-    facts |= {"clock": time.monotonic() - began, "wall": time.monotonic() - start}
+    facts |= {"seconds": time.process_time() - cpu + found.seconds, "memory_mb": peak}
+    facts |= {"clock": time.monotonic() - began, "wall": time.monotonic() - start + found.wall}
     settle(study, trial, value, **facts)

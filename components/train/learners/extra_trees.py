@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
+from sklearn import ensemble
 
-from components.core.params import Frozen
+from components.core.params import Frozen, Tabular, Task
 from components.model.runtime import Float32
 from components.train.features import Dates, Features, Fill, Intervals, Matrices, Scale, prepare
 from components.train.forest import Forest, at_most, per_output
@@ -16,7 +17,6 @@ from components.train.learners.tabular import (
     Float64,
     Target,
     constant_model,
-    fits_tables,
     loss_of,
     row_weights,
     target_of,
@@ -27,6 +27,7 @@ from components.train.reproducible import reproducible
 __all__ = ["LEARNER", "forest_of"]
 
 _FOR_CLASSES, _FOR_NUMBERS = 0.35, 0.8  # of the columns
+_MOST_CLASSES = 10
 _CHUNK = 5  # trees between two calls of `progress`
 _DECIMALS = 10  # of a tree's share in the answer: short to write, and the sum is exact to 1e-7
 
@@ -64,8 +65,11 @@ class _ExtraTrees:
     name = "extra_trees"
     features: type[Frozen] = ForestFeatures
     params: type[Frozen] = Params
-    fits = staticmethod(fits_tables)
     prepare = staticmethod(prepare)
+
+    def fits(self, task: Task) -> bool:
+        """Tables with few classes: exported, every tree becomes one tree a class."""
+        return isinstance(task, Tabular) and len(task.classes) <= _MOST_CLASSES
 
     def fit(self, part: Matrices, params: Params, *, seed: int, progress: Progress) -> Trained:
         target = target_of(part)
@@ -103,8 +107,6 @@ def _grown(m: Matrices, target: Target, params: Params, seed: int, progress: Pro
 
 
 def _model(target: Target, params: Params, rows: int, seed: int) -> Any:
-    from sklearn import ensemble
-
     kind = ("RandomForest" if params.bootstrap else "ExtraTrees") + ("Classifier" if target.classes else "Regressor")
     return getattr(ensemble, kind)(
         min_samples_leaf=min(params.min_samples_leaf, max(1, rows // 10)),

@@ -59,3 +59,7 @@ class LineEvaluator:
         prepared: Any = chosen.prepare(self._data, features, HOLDOUT)
         chosen.fit(prepared.part(0), params, seed=self._seed, progress=progress)
         return Result(max((exact for _, exact in reached), default=float("nan")), {"steps": [list(step) for step in reached]})
+
+    def assist(self, configuration: Configuration, rung: int, until: float) -> bool:
+        """Do nothing: a reader is trained in one piece."""
+        return False

@@ -55,12 +55,16 @@ class FoldFit:
         runtime: What executes `weights`; empty for a fit on a sample, which is never used again.
         weights: The model's bytes.
         rounds: Rounds or epochs; None where there are none.
+        seconds: CPU seconds that it took.
+        wall: Wall-clock seconds.
     """
 
     answers: NDArray[np.float32]
     runtime: str
     weights: bytes
     rounds: int | None
+    seconds: float = 0.0
+    wall: float = 0.0
 
 
 class TableEvaluator:
@@ -101,15 +105,32 @@ class TableEvaluator:
 
     def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
         """Return the mean of the rung's folds."""
-        spec = self.rungs[rung]
+        spec, fitted = self.rungs[rung], self._fitted_below(rung)
         table = self.table(configuration)
-        values = []
+        values, seconds, wall = [], 0.0, 0.0
         for fold in range(spec.folds):
-            fit = self._fit(configuration, table, fold, spec.limit, until)
+            fit = _read(self._path(configuration, fold, spec.limit))
+            if fit is None:
+                fit = self._fit(configuration, table, fold, spec.limit, until)
+            elif fold >= fitted:
+                seconds, wall = seconds + fit.seconds, wall + fit.wall
             values.append(measure(self.task.metric, table.y[table.folds.judged(fold)], fit.answers))
         known = [value for value in values if np.isfinite(value)]
         figures = {"folds": [value if np.isfinite(value) else None for value in values]}
-        return Result(float(np.mean(known)) if known else float("nan"), figures)
+        return Result(float(np.mean(known)) if known else float("nan"), figures, seconds, wall)
+
+    def assist(self, configuration: Configuration, rung: int, until: float) -> bool:
+        """Fit the last fold that is still to be fitted, unless it is the one that the other worker is at."""
+        spec = self.rungs[rung]
+        left = [n for n in range(self._fitted_below(rung), spec.folds) if not self._path(configuration, n, spec.limit).exists()]
+        if len(left) < 2:
+            return False
+        self._fit(configuration, self.table(configuration), left[-1], spec.limit, until)
+        return True
+
+    def _fitted_below(self, rung: int) -> int:
+        """Return how many folds the rungs below have fitted on all their rows."""
+        return max((spec.folds for spec in self.rungs[:rung] if spec.limit is None), default=0)
 
     def table(self, configuration: Configuration | None) -> Table:
         """Return the table as a configuration's features prepare it; None: as the last one did, or LightGBM's defaults."""
@@ -135,12 +156,9 @@ class TableEvaluator:
         return _read(self._path(configuration, fold, None))
 
     def _fit(self, configuration: Configuration, table: Table, fold: int, limit: int | None, until: float) -> FoldFit:
-        path = self._path(configuration, fold, limit)
-        found = _read(path)
-        if found is not None:
-            return found
         if time.monotonic() > until:
             raise OutOfTime
+        cpu, start = time.process_time(), time.monotonic()
 
         def progress(_: int, __: float) -> bool:
             if time.monotonic() > until:
@@ -153,8 +171,15 @@ class TableEvaluator:
         trained = chosen.fit(part, params, seed=self._seed, progress=progress)
         answers = as_matrix(trained.scores(part.x_validation), table.classes)
         keep = limit is None
-        fit = FoldFit(answers, trained.runtime if keep else "", trained.weights if keep else b"", trained.rounds)
-        _write(path, fit)
+        fit = FoldFit(
+            answers,
+            trained.runtime if keep else "",
+            trained.weights if keep else b"",
+            trained.rounds,
+            time.process_time() - cpu,
+            time.monotonic() - start,
+        )
+        _write(self._path(configuration, fold, limit), fit)
         return fit
 
     def _path(self, configuration: Configuration, fold: int, limit: int | None) -> Path:
@@ -164,7 +189,7 @@ class TableEvaluator:
 def _write(path: Path, fit: FoldFit) -> None:
     """Write whole or not at all; two workers that do the same job write the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts: dict[str, Any] = {"runtime": fit.runtime, "rounds": fit.rounds}
+    facts: dict[str, Any] = {"runtime": fit.runtime, "rounds": fit.rounds, "seconds": fit.seconds, "wall": fit.wall}
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     with aside.open("wb") as file:
         np.savez(
@@ -181,4 +206,4 @@ def _read(path: Path) -> FoldFit | None:
         return None
     with np.load(path, allow_pickle=False) as kept:
         facts = json.loads(kept["facts"].tobytes())
-        return FoldFit(kept["answers"], facts["runtime"], kept["weights"].tobytes(), facts["rounds"])
+        return FoldFit(kept["answers"], weights=kept["weights"].tobytes(), **facts)
