@@ -13,6 +13,7 @@ from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.ensemble import Limits
 from components.automl.genesis.evaluators.table import TableEvaluator
 from components.automl.genesis.finish import assemble
+from components.automl.genesis.footprint import microseconds
 from components.automl.genesis.inheritance import inherit
 from components.automl.genesis.space import completed
 from components.core.params import Tabular
@@ -113,3 +114,13 @@ def test_a_worker_that_has_nothing_to_do_fits_the_folds_that_another_comes_to_la
     found, expected = busy.evaluate(GOOD, 1, math.inf), alone.evaluate(GOOD, 1, math.inf)
     assert (found.value, found.figures) == (expected.value, expected.figures)
     assert found.wall > 0 == expected.wall
+
+
+def test_what_is_too_slow_on_all_folds_is_deployed_on_few(tmp_path: Path) -> None:
+    evaluator = an_evaluator(table(2_000), tmp_path)
+    slow = [completed("lightgbm", {}, {"rounds": 60, "num_leaves": leaves}, "portfolio") for leaves in (12, 13, 14)]
+    board = judged(evaluator, *[(c, rung) for c in (WEAK, *slow) for rung in (0, 1)])
+    most = max(microseconds([fit for fold in range(2) if (fit := evaluator.kept(c, fold)) is not None]) for c in slow)
+    recipe, _, _ = assemble(board, evaluator, [], Limits(microseconds=most), members=1, validation=FOLDS, seed=0)
+    assert recipe.models == 2
+    assert recipe.members[0].params["rounds"] == 60

@@ -89,7 +89,11 @@ def assemble(
 
 @dataclass(frozen=True)
 class _Choice:
-    """An ensemble of pipelines that were all judged on the same folds."""
+    """An ensemble of pipelines that were all judged on the same folds.
+
+    Attributes:
+        allowed: How many of them are within the limits alone: fitted on fewer folds they are smaller, and more of them may be.
+    """
 
     folds: int
     judge: Judge
@@ -97,11 +101,12 @@ class _Choice:
     old: dict[str, Inherited]
     answers: NDArray[np.float32]
     selection: Selection
+    allowed: int
 
     @property
     def is_enough(self) -> bool:
-        """Whether so many pipelines were judged on these folds that choosing among more on fewer folds is not worth its noise."""
-        return len(self.known) + len(self.old) >= _ENOUGH
+        """Whether there was so much to choose from that choosing among more on fewer folds is not worth its noise."""
+        return self.allowed >= _ENOUGH
 
     def beats(self, other: _Choice) -> bool:
         """Whether this choice, on fewer folds, is better than one on more by more than averaging and noise can explain."""
@@ -158,7 +163,8 @@ def _choice(
     selection = select(candidates, judge, limits, members=members, until=until, start=champion)
     by_name = {candidate.name: candidate.answers for candidate in candidates}
     mean = sum(weight * by_name[name].astype(np.float64) for name, weight in selection.weights.items())
-    return _Choice(folds, judge, known, old, np.asarray(mean, dtype=np.float32), selection)
+    allowed = sum(limits.allow([candidate]) for candidate in candidates)
+    return _Choice(folds, judge, known, old, np.asarray(mean, dtype=np.float32), selection, allowed)
 
 
 def _at_length(pipeline: Pipeline, rounds: int | None) -> Pipeline:

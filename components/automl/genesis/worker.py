@@ -176,9 +176,12 @@ def choose(board: Board, search: Search, until: float) -> Job | None:
     if full or (board.running and not board.settled):
         return None
     learners = [name for name in search.space.learners if _affordable(board, search, name, left)]
-    learners = search.ladder.hopeful(board, learners) or learners
-    proposed = search.propose(board, learners) if learners else None
-    return Job(proposed, 0) if proposed else None
+    hopeful = search.ladder.hopeful(board, learners)
+    for some in (hopeful, [name for name in learners if name not in hopeful]):
+        proposed = search.propose(board, some) if some else None
+        if proposed is not None:
+            return Job(proposed, 0)
+    return None
 
 
 def _affordable(board: Board, search: Search, learner: str, left: float) -> bool:
