@@ -54,7 +54,8 @@ def _run(args: argparse.Namespace) -> int:
     if platform.machine().lower() in ("x86_64", "amd64"):
         os.environ["OPENBLAS_CORETYPE"] = "Haswell"  # nor may the last bit depend on the processor's generation, or on a container
     settings = Settings.from_env()
-    outputs = execute(args.step, _json(args.params), dict(map(_port, args.inputs)), run_id=args.run_id, settings=settings)
+    inputs = dict(map(_port, args.inputs))
+    outputs = execute(args.step, _json(args.params), inputs, run_id=args.run_id, settings=settings, join=args.join)
     result = result_json(outputs, open_store(settings))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +120,7 @@ def _parser(spec: Spec | None) -> argparse.ArgumentParser:
     parser.add_argument("--params", default="{}", metavar="JSON|@FILE", help="the step's params")
     parser.add_argument("--in", dest="inputs", action="append", default=[], metavar="PORT=KIND/SHA256", help="one input; repeat it")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write the outputs' references (default: standard output)")
+    parser.add_argument("--join", action="store_true", help="automl: work on the search of another process, make nothing oneself")
     parser.add_argument("--run-id", default="by-hand", help="the loop run this belongs to")
     return parser
 

@@ -19,7 +19,7 @@ from components.core.ledger import Ledger
 from components.core.settings import Settings
 from components.core.store import open_store
 
-__all__ = ["FAILURE", "begin", "end", "fill", "run_step", "show_evaluation"]
+__all__ = ["FAILURE", "begin", "end", "fill", "help_step", "run_step", "show_evaluation"]
 
 FAILURE = "failure.json"
 """Beside a failed task's outputs: {"step", "code", "message"}."""
@@ -104,6 +104,22 @@ def run_step(step: str, params: str, inputs: Mapping[str, str], outputs: Mapping
     return {port: made[port]["ref"] for port in outputs}
 
 
+def help_step(step: str, params: str, inputs: Mapping[str, str], helper: int) -> None:
+    """Work on a step that another task runs; a helper that fails is not missed.
+
+    Args:
+        step: The step's name.
+        params: Its params, as JSON text.
+        inputs: Port -> artifact reference.
+        helper: The number of this task.
+    """
+    folder = Settings.from_env().home / "runs" / run_id() / f"{step}-{helper}"
+    folder.mkdir(parents=True, exist_ok=True)
+    code, last = _spawn(step, params, inputs, folder / "result.json", "--join")
+    if code:
+        sys.stdout.write(f"helper {helper} gave up, {step} goes on without it: {last}\n")
+
+
 def show_evaluation(made: Mapping[str, str], metrics: Any, confusion: Any, page: Any) -> bool:
     """Fill KFP's views of an evaluation and return whether the gate accepted.
 
@@ -131,11 +147,11 @@ def show_evaluation(made: Mapping[str, str], metrics: Any, confusion: Any, page:
     return bool(blessing["accepted"])
 
 
-def _spawn(step: str, params: str, inputs: Mapping[str, str], result: Path) -> tuple[int, str]:
+def _spawn(step: str, params: str, inputs: Mapping[str, str], result: Path, *more: str) -> tuple[int, str]:
     """Run `python -m components`: a process of its own, so that thread counts are set before any library loads."""
     given = result.with_name("params.json")
     given.write_text(params)
-    command = [sys.executable, "-m", "components", step, "--params", f"@{given}", "--out", str(result), "--run-id", run_id()]
+    command = [sys.executable, "-m", "components", step, "--params", f"@{given}", "--out", str(result), "--run-id", run_id(), *more]
     for port, ref in inputs.items():
         command += ["--in", f"{port}={ref}"]
     last = ""

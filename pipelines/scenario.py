@@ -38,6 +38,8 @@ class Orchestration(Frozen):
         sweep: Cron expression (UTC) of the sweep that finds what an event missed.
         pool: Airflow pool; `priority` is the weight in it.
         retries: Per step, with exponential backoff from `retry_delay_s`.
+        search_tasks: Tasks (Airflow) or pods (Kubeflow) that share one search; they must see the same ATLAS_HOME. On one machine,
+            `automl.workers` is cheaper.
         approval: Whether a person must approve each deploy (Airflow).
         approval_timeout_s: After this, an unanswered approval counts as a refusal.
     """
@@ -47,6 +49,7 @@ class Orchestration(Frozen):
     priority: int = Field(1, ge=1)
     retries: int = Field(3, ge=0)
     retry_delay_s: float = Field(30, gt=0)
+    search_tasks: int = Field(1, ge=1, le=64)
     approval: bool = False
     approval_timeout_s: float = Field(86_400, gt=0)
 

@@ -1,7 +1,7 @@
 """automl: search on train and validation rows, write the winner as a recipe and every trial as a report.
 
-Started several times with equal params and inputs (Airflow's mapped tasks, Kubeflow's ParallelFor), the processes share one search:
-each takes jobs from the same study.
+Started with `--join` and equal params and inputs (Airflow's mapped tasks, Kubeflow's ParallelFor), further processes take jobs from the
+same study, and leave the end to the one without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from components.automl.genesis.configuration import PastStudy
 from components.automl.genesis.history import read_study, write_study
 from components.automl.genesis.report import write_report
-from components.automl.genesis.solve import Champion, solve, study_of
+from components.automl.genesis.solve import Champion, Setting, assist, solve, study_of
 from components.automl.spec import Params
 from components.core.artifacts import digest_of
 from components.core.contract import Context
@@ -25,23 +25,17 @@ from components.train.fitting import write_fits
 from components.train.recipe import write_recipe
 from components.train.reproducible import reproducible
 
-__all__ = ["run"]
+__all__ = ["join", "run"]
 
 logger = logging.getLogger(__name__)
 
 
 def run(ctx: Context, params: Params) -> None:
     """Search; what is judged are rows of train and validation, the splits test and holdout are never read."""
-    started = time.monotonic()
-    data = read_data(ctx.path("dataset"), params.task, max_rows=params.max_rows)
-    snapshot = json.loads((ctx.path("snapshot") / "snapshot.json").read_text())
-    serving = snapshot["champion"] and snapshot["champion"]["model"]
-    champion = Champion(ctx.open(serving), serving) if serving else None
-    history = _history(ctx, snapshot.get("studies", [])) if params.transfer else []
-    folder = ctx.settings.home / "studies" / _key(ctx, params, serving, snapshot.get("studies", []))
     with reproducible():
-        solved = solve(data, params, folder=folder, started=started, history=history, champion=champion)
-    recipe = solved.recipe
+        given = _setting(ctx, params)
+        solved = solve(given)
+    recipe, data = solved.recipe, given.data
     if solved.fitted and params.max_rows is None:
         recipe = recipe.model_copy(update={"fitted_on": ctx.inputs["dataset"].ref})
         write_fits(ctx.out("recipe"), solved.fitted)
@@ -51,6 +45,23 @@ def run(ctx: Context, params: Params) -> None:
     write_report(ctx.out("report"), replace(solved, recipe=recipe), params, data, champion=solved.champion)
     write_study(ctx.out("report"), study_of(solved, params, len(data.train) + len(data.validation)))
     ctx.note("report", trials=len(solved.board.settled))
+
+
+def join(ctx: Context, params: Params) -> None:
+    """Work on the search that `run` finishes with the same params and inputs; nothing is written but the study."""
+    with reproducible():
+        assist(_setting(ctx, params))
+
+
+def _setting(ctx: Context, params: Params) -> Setting:
+    started = time.monotonic()
+    data = read_data(ctx.path("dataset"), params.task, max_rows=params.max_rows)
+    snapshot = json.loads((ctx.path("snapshot") / "snapshot.json").read_text())
+    serving = snapshot["champion"] and snapshot["champion"]["model"]
+    champion = Champion(ctx.open(serving), serving) if serving else None
+    history = _history(ctx, snapshot.get("studies", [])) if params.transfer else []
+    folder = ctx.settings.home / "studies" / _key(ctx, params, serving, snapshot.get("studies", []))
+    return Setting(data, params, folder, started, history, champion)
 
 
 def _history(ctx: Context, refs: list[str]) -> list[PastStudy]:

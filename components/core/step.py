@@ -96,7 +96,9 @@ def reuse(
     return outputs
 
 
-def execute(step: str, params: Mapping[str, Any], inputs: Mapping[str, str], *, run_id: str, settings: Settings) -> dict[str, Artifact]:
+def execute(
+    step: str, params: Mapping[str, Any], inputs: Mapping[str, str], *, run_id: str, settings: Settings, join: bool = False
+) -> dict[str, Artifact]:
     """Run one step, or reuse its earlier result, and return port -> artifact.
 
     Args:
@@ -105,6 +107,7 @@ def execute(step: str, params: Mapping[str, Any], inputs: Mapping[str, str], *, 
         inputs: Port -> artifact reference.
         run_id: The loop run.
         settings: Where the store and the ledger are.
+        join: Work with a process that runs the same step, and return nothing: what is made is that one's.
 
     Raises:
         AtlasError: See the tree in `components.core.errors`.
@@ -124,7 +127,13 @@ def execute(step: str, params: Mapping[str, Any], inputs: Mapping[str, str], *, 
                 logger.info("%s: nothing changed, reused", step)
                 return found
             began = time.monotonic()
-            importlib.import_module(f"components.{step}.run").run(ctx, parsed)
+            module = importlib.import_module(f"components.{step}.run")
+            if join:
+                if not hasattr(module, "join"):
+                    raise ConfigError(f"step {step} is done by one process", do="leave out --join")
+                module.join(ctx, parsed)
+                return {}
+            module.run(ctx, parsed)
             outputs = _collect(spec, ctx)
             apply_effects(ctx.ledger, store, parsed.scenario, run_id, step, outputs)
             store.record(step_key(spec, parsed, inputs, run_id), {port: artifact.ref for port, artifact in outputs.items()})

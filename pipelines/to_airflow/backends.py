@@ -40,6 +40,7 @@ class Call:
     Attributes:
         inputs: Input port -> artifact reference.
         resources: From the step's spec.
+        helper: 0 for the task that makes the step's outputs; others work with it (`--join`).
     """
 
     step: str
@@ -48,12 +49,15 @@ class Call:
     params: Mapping[str, Any]
     inputs: Mapping[str, str]
     resources: Resources
+    helper: int = 0
 
     def arguments(self, out: str | None = None) -> list[str]:
         """Return what follows `python`."""
         line = ["-m", "components", self.step, "--params", json.dumps(self.params), "--run-id", self.run_id]
         for port, ref in sorted(self.inputs.items()):
             line += ["--in", f"{port}={ref}"]
+        if self.helper:
+            line.append("--join")
         return [*line, "--out", out] if out else line
 
 
@@ -79,7 +83,7 @@ def out_file(call: Call, settings: Settings) -> Path:
     """Return where a step that shares this machine's disk writes its outputs' references; the same for every attempt."""
     folder = settings.home / "runs" / call.run_id
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{call.step}.json"
+    return folder / (f"{call.step}-{call.helper}.json" if call.helper else f"{call.step}.json")
 
 
 def refs(out: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from docker.types import DeviceRequest, Mount
 from components.core.settings import Settings
 from pipelines.graph import Edge
 from pipelines.to_airflow import backends
-from pipelines.to_airflow.operators import StepOperator, check_exit
+from pipelines.to_airflow.operators import StepOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,10 +24,9 @@ __all__ = ["DockerStep"]
 class DockerStep(StepOperator, DockerOperator):
     """Runs one step in a container of the step's image; outputs' references come back in a mounted file."""
 
-    def __init__(self, *, step: str, wires: Mapping[str, Edge], **kwargs: Any) -> None:
-        super().__init__(
-            step=step, wires=wires, image="chosen when it runs", mount_tmp_dir=False, auto_remove="never", api_version="auto", **kwargs
-        )
+    def __init__(self, *, step: str, wires: Mapping[str, Edge], helper: int = 0, **kwargs: Any) -> None:
+        given = {"step": step, "wires": wires, "helper": helper, **kwargs}
+        super().__init__(image="chosen when it runs", mount_tmp_dir=False, auto_remove="never", api_version="auto", **given)
 
     def execute(self, context: Context) -> dict[str, str]:  # type: ignore[override]
         """Run the container; it is removed whatever happens, after its exit code was read."""
@@ -41,7 +40,7 @@ class DockerStep(StepOperator, DockerOperator):
         except (DockerContainerFailedException, DockerContainerFailedSkipException) as error:
             code = int(self.cli.inspect_container(self.container["Id"])["State"]["ExitCode"])
             lines = [str(line) for line in error.logs or [] if str(line).strip()]
-            check_exit(self.step, code, lines[-1] if lines else str(error))
+            self.check(code, lines[-1] if lines else str(error))
             raise
         finally:
             self._remove()

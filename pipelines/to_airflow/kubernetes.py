@@ -17,7 +17,7 @@ from kubernetes.client import ApiClient, models
 from components.core.settings import Settings
 from pipelines.graph import Edge
 from pipelines.to_airflow import backends
-from pipelines.to_airflow.operators import StepOperator, check_exit
+from pipelines.to_airflow.operators import StepOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,8 +28,9 @@ __all__ = ["PodStep"]
 class PodStep(StepOperator, KubernetesPodOperator):  # type: ignore[misc]  # the provider is not in this environment
     """Runs one step in a pod of the step's image; outputs' references come back through Airflow's sidecar."""
 
-    def __init__(self, *, step: str, wires: Mapping[str, Edge], **kwargs: Any) -> None:
-        super().__init__(step=step, wires=wires, do_xcom_push=True, on_finish_action="delete_pod", get_logs=True, **kwargs)
+    def __init__(self, *, step: str, wires: Mapping[str, Edge], helper: int = 0, **kwargs: Any) -> None:
+        given = {"step": step, "wires": wires, "helper": helper, **kwargs}
+        super().__init__(do_xcom_push=True, on_finish_action="delete_pod", get_logs=True, **given)
 
     def execute(self, context: Context) -> dict[str, str]:
         """Run the pod; its exit code decides whether a failure is retried."""
@@ -39,7 +40,7 @@ class PodStep(StepOperator, KubernetesPodOperator):  # type: ignore[misc]  # the
         try:
             result = KubernetesPodOperator.execute(self, context)
         except AirflowException as error:
-            check_exit(self.step, self._exit_code(), str(error))
+            self.check(self._exit_code(), str(error))
             raise
         return self.made(context, {port: str(facts["ref"]) for port, facts in result.items()})
 

@@ -57,7 +57,7 @@ def loop_dag(env: Mapping[str, str] | None = None) -> DAG:
             "retry_policy": ScenarioRetry(),
         },
     ) as dag:
-        begin, gate, finish = _begin(), _gate(), _finish()
+        begin, helpers, gate, finish = _begin(), _helpers(), _gate(), _finish()
         begin.as_setup()
         steps = {step: _step(operator, step) for step in STEPS}
         approve = Approval(task_id="approve", subject="Deploy the new model?", defaults="Reject")
@@ -66,6 +66,9 @@ def loop_dag(env: Mapping[str, str] | None = None) -> DAG:
                 if step != "deploy":  # its inputs come from further up; what decides whether it runs is gate and approval alone
                     steps[earlier] >> steps[step]
         begin >> steps["ingest"]
+        begin >> helpers
+        more = _searchers(operator, helpers)
+        [steps[earlier] for earlier in sorted({edge.node for edge in WIRES["automl"].values()})] >> more >> finish
         steps["evaluate"] >> gate >> approve >> steps["deploy"] >> finish.as_teardown()
         gate >> steps["deploy"]
         begin >> finish  # a setup and its teardown: whenever one ran, so does the other
@@ -83,6 +86,25 @@ def _step(operator: type[StepOperator], step: str) -> StepOperator:
         execution_timeout=timedelta(seconds=spec.resources.timeout_s),
         trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS if step == "deploy" else TriggerRule.ALL_SUCCESS,
     )
+
+
+def _searchers(operator: type[StepOperator], helpers: Any) -> Any:
+    """Map tasks that search beside `automl`: as many as the scenario wants, usually none. One that fails is not missed."""
+    return operator.partial(
+        task_id="automl_helpers",
+        step="automl",
+        wires=WIRES["automl"],
+        doc_md="Works on automl's search from another task, perhaps on another machine.",
+        execution_timeout=timedelta(seconds=load_spec("automl").resources.timeout_s),
+        retries=0,
+        retry_policy=None,
+    ).expand(helper=helpers)
+
+
+@task(task_id="helpers")
+def _helpers() -> list[int]:
+    """Number the tasks that search beside `automl`."""
+    return list(range(1, plan_of(get_current_context()).search_tasks))
 
 
 @task(task_id=BEGIN)

@@ -121,14 +121,16 @@ class StepOperator(BaseOperator):
     Args:
         step: One of `STEPS`.
         wires: Input port -> the earlier step's output.
+        helper: Number of a task that only works with the one that makes the step's outputs (0).
     """
 
     ui_color = "#d6eaf8"
 
-    def __init__(self, *, step: str, wires: Mapping[str, Edge], **kwargs: Any) -> None:
+    def __init__(self, *, step: str, wires: Mapping[str, Edge], helper: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.step = step
         self.wires = dict(wires)
+        self.helper = helper
         self._child: Child | None = None
 
     def execute(self, context: Context) -> dict[str, str]:
@@ -141,9 +143,14 @@ class StepOperator(BaseOperator):
         out = backends.out_file(call, settings)
         out.unlink(missing_ok=True)
         self._child = Child(call, settings, out)
-        code, last = self._child.wait(self.log.info)
-        check_exit(self.step, code, last)
+        self.check(*self._child.wait(self.log.info))
         return self.made(context, backends.refs(out))
+
+    def check(self, code: int, last: str) -> None:
+        """Turn the step's exit code into Airflow's exceptions (`check_exit`); a helper that failed is skipped: nobody waits for it."""
+        if self.helper and code:
+            raise AirflowSkipException(f"the search goes on without helper {self.helper}: {last}")
+        check_exit(self.step, code, last)
 
     def on_kill(self) -> None:
         """End the step when the task is ended."""
@@ -155,7 +162,9 @@ class StepOperator(BaseOperator):
         plan = plan_of(context)
         earlier = {node: refs_of(context, node) for node in sorted({edge.node for edge in self.wires.values()})}
         inputs = {port: earlier[edge.node][edge.port] for port, edge in self.wires.items()}
-        return Call(self.step, plan.scenario, plan.run_id, json.loads(plan.params[self.step]), inputs, load_spec(self.step).resources)
+        return Call(
+            self.step, plan.scenario, plan.run_id, json.loads(plan.params[self.step]), inputs, load_spec(self.step).resources, self.helper
+        )
 
     def made(self, context: Context, refs: dict[str, str]) -> dict[str, str]:
         """Tell Airflow's assets of a new dataset or model version; return the step's references."""

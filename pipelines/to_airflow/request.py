@@ -62,6 +62,7 @@ class Plan:
         params: Step -> its params as JSON text: the order of features is theirs, and a database may reorder an object's keys.
         retries: Attempts after the first, at most.
         retry_delay_s: Before the first retry; doubled each time.
+        search_tasks: Tasks that share one search.
     """
 
     scenario: str
@@ -72,6 +73,7 @@ class Plan:
     approval_timeout_s: float
     retries: int
     retry_delay_s: float
+    search_tasks: int = 1
 
     def to_xcom(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -122,6 +124,7 @@ def make_plan(name: str | None, run_id: str, request: Request, settings: Setting
         approval_timeout_s=orchestration.approval_timeout_s,
         retries=orchestration.retries,
         retry_delay_s=orchestration.retry_delay_s,
+        search_tasks=orchestration.search_tasks,
     )
 
 

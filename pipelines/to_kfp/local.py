@@ -35,6 +35,7 @@ def run_local(
     settings: Settings,
     runner: Literal["subprocess", "docker"] = "subprocess",
     images: str | None = None,
+    helpers: int = 0,
 ) -> Outputs:
     """Run all steps of `graph` by Kubeflow's local runner. Retries are the cluster's: here a failure shows at once.
 
@@ -46,6 +47,7 @@ def run_local(
         settings: Handed to the tasks; in containers, its folders are mounted at the same paths.
         runner: `subprocess` in this environment, or `docker` in the images, through a Docker socket.
         images: See `image_names`.
+        helpers: Tasks that work on the search beside `automl`; here, `automl.workers` is cheaper.
 
     Returns:
         Step -> output port -> artifact; deploy is missing if the gate refused.
@@ -68,7 +70,7 @@ def run_local(
     failure: Exception | None = None
     try:
         with log.open("w") as file, contextlib.redirect_stdout(file), _quiet(), _containers_kept():
-            pipeline = make_pipeline(graph, images=images or image_names(os.environ), env=env)
+            pipeline = make_pipeline(graph, images=images or image_names(os.environ), env=env, helpers=helpers)
             local.init(chosen, pipeline_root=str(root), workspace_root=str(root / "workspace"), raise_on_error=True)
             pipeline()
     except Exception as error:  # kfp raises RuntimeError for a failed task; what failed lies beside the task's outputs

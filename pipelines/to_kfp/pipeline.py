@@ -3,7 +3,7 @@
     ExitHandler(release)
         ingest -> If(has work)
             validate -> label_merge -> automl -> train -> evaluate -> If(accepted)
-                deploy
+                                    -> ParallelFor(automl_helper)         deploy
 
 The branch around deploy shows the gate; it does not make it: deploy re-reads the blessing whatever a pipeline did. Each
 artifact travels with its reference as a *parameter*: KFP caches by parameter values and artifact names, and only the former
@@ -25,7 +25,7 @@ from kfp import compiler, dsl, kubernetes
 from pipelines.graph import Graph, Node
 from pipelines.loop import build
 from pipelines.scenario import Orchestration, Scenario
-from pipelines.to_kfp.shims import component, release_component
+from pipelines.to_kfp.shims import component, helper_component, release_component
 
 __all__ = ["compile_pipeline", "image_names", "make_pipeline"]
 
@@ -51,11 +51,14 @@ def compile_pipeline(scenario: Scenario, path: Path, *, deploy: bool = True, ima
         deploy: False ends the loop with the blessing.
         images: See `image_names`. Use an immutable tag on a cluster: KFP's cache knows an image by its name.
     """
-    loop = make_pipeline(build(scenario, deploy=deploy), scenario.orchestration, images=images or image_names(os.environ))
+    graph, chosen = build(scenario, deploy=deploy), scenario.orchestration
+    loop = make_pipeline(graph, chosen, images=images or image_names(os.environ), helpers=chosen.search_tasks - 1)
     compiler.Compiler().compile(loop, str(path))
 
 
-def make_pipeline(graph: Graph, orchestration: Orchestration | None = None, *, images: str, env: Mapping[str, str] | None = None) -> Any:
+def make_pipeline(
+    graph: Graph, orchestration: Orchestration | None = None, *, images: str, env: Mapping[str, str] | None = None, helpers: int = 0
+) -> Any:
     """Return the pipeline of a graph.
 
     Args:
@@ -63,6 +66,7 @@ def make_pipeline(graph: Graph, orchestration: Orchestration | None = None, *, i
         orchestration: Retries; None for none.
         images: See `image_names`.
         env: The tasks' environment for a local run; None on a cluster, where ConfigMap, Secret and volume give it.
+        helpers: Tasks that work on the search beside `automl`.
     """
 
     def task(node: Node, done: Mapping[str, Any], params: Any) -> Any:
@@ -76,6 +80,14 @@ def make_pipeline(graph: Graph, orchestration: Orchestration | None = None, *, i
         _place(made, env)
         return made
 
+    def help_search(node: Node, done: Mapping[str, Any], params: Any) -> None:
+        refs = {f"in_{port}_ref": done[edge.node].outputs[f"{edge.port}_ref"] for port, edge in node.inputs.items()}
+        with dsl.ParallelFor(list(range(1, helpers + 1)), name="search") as number:
+            made = helper_component(node.spec, images.format(image=node.spec.resources.image))(params=params, helper=number, **refs)
+            made.set_caching_options(False)
+            _equip(made, node, None)
+            _place(made, env)
+
     def loop(*given: Any) -> None:
         params = dict(zip((node.name for node in graph.nodes), given, strict=True))
         release = release_component(images.format(image="core"))(scenario=graph.scenario)
@@ -87,6 +99,8 @@ def make_pipeline(graph: Graph, orchestration: Orchestration | None = None, *, i
             done[first.name] = task(first, done, params[first.name])
             with dsl.If(done[first.name].outputs["Output"] == True, name="has-work"):  # noqa: E712
                 for node in rest:
+                    if node.name == "automl" and helpers:
+                        help_search(node, done, params[node.name])
                     if node.name != "deploy":
                         done[node.name] = task(node, done, params[node.name])
                         continue

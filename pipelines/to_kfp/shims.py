@@ -13,7 +13,7 @@ from kfp import dsl
 
 from components.core.contract import Spec
 
-__all__ = ["TYPES", "component", "release_component"]
+__all__ = ["TYPES", "component", "helper_component", "release_component"]
 
 TYPES = {"Dataset": "Dataset", "Model": "Model"}
 """Kinds that KFP has a type for; the others are plain `Artifact`s whose metadata names the kind."""
@@ -45,6 +45,24 @@ def component(spec: Spec, image: str) -> Any:
     body = {"ingest": f"return bool({call})", "evaluate": f"return show_evaluation({call}, {', '.join(_VIEWS)})"}.get(spec.name, call)
     lines += ["    from pipelines.kfp_task import run_step, show_evaluation", f"    {body}"]
     return _component(spec.name, "\n".join(lines) + "\n", image)
+
+
+def helper_component(spec: Spec, image: str) -> Any:
+    """Return the KFP component of a pod that works on the search of another: a step's inputs, no outputs.
+
+    Args:
+        spec: The step.
+        image: The container image that holds the step's libraries.
+    """
+    arguments = ["params: str", "helper: int", *(f"in_{port}_ref: str" for port in spec.inputs)]
+    inputs = ", ".join(f'"{port}": in_{port}_ref' for port in spec.inputs)
+    source = (
+        f"def {spec.name}_helper({', '.join(arguments)}):\n"
+        f'    """{spec.summary} This one helps."""\n'
+        "    from pipelines.kfp_task import help_step\n"
+        f'    help_step("{spec.name}", params, {{{inputs}}}, helper)\n'
+    )
+    return _component(f"{spec.name}_helper", source, image)
 
 
 def release_component(image: str) -> Any:

@@ -39,7 +39,7 @@ def shown(settings: Settings, run_id: str) -> dict[str, Any]:
 
 def test_the_loop_turns_and_a_second_run_finds_nothing_to_do(settings: Settings, ledger: Ledger) -> None:
     graph = credit(settings)
-    outputs = run_local(graph, run_id="first", settings=settings)
+    outputs = run_local(graph, run_id="first", settings=settings, helpers=1)
 
     assert set(outputs) == {node.name for node in graph.nodes}
     champion = ledger.champion("credit")

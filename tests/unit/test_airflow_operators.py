@@ -18,6 +18,7 @@ from components.core.errors import ConfigError, NothingToDo, TryAgain
 from components.core.ledger import Ledger
 from components.core.settings import Settings
 from pipelines.loop import WIRES
+from pipelines.to_airflow import backends
 from pipelines.to_airflow.request import Plan, Request, make_plan
 
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
@@ -111,6 +112,17 @@ def test_inputs_come_from_the_earlier_tasks(plan: Plan) -> None:
     call = operator.call(context(plan, "train", label_merge={"dataset": "Dataset/d", "review": "Dataset/r"}, automl={"recipe": "Recipe/c"}))
     assert call.inputs == {"dataset": "Dataset/d", "recipe": "Recipe/c"}
     assert call.params["scenario"] == "tiny"
+
+
+def test_a_helper_joins_the_search_and_is_not_missed_when_it_fails(plan: Plan, settings: Settings) -> None:
+    made = {"label_merge": {"dataset": "Dataset/d"}, "ingest": {"snapshot": "Snapshot/s"}}
+    helper = StepOperator(task_id="automl_helpers", step="automl", wires=WIRES["automl"], helper=2)
+    call = helper.call(context(plan, "automl_helpers", **made))
+    assert call.arguments()[-1] == "--join"
+    assert backends.out_file(call, settings).name == "automl-2.json"
+    with pytest.raises(AirflowSkipException, match="goes on without helper 2: no memory"):
+        helper.check(75, "no memory")
+    helper.check(0, "")
 
 
 def test_a_violated_contract_fails_at_once(plan: Plan, settings: Settings) -> None:

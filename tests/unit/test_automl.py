@@ -21,6 +21,7 @@ import pytest
 from components.automl.genesis.dimensions import SPACES, Choice, Real, Whole
 from components.core.artifacts import Artifact
 from components.core.errors import ConfigError, DataError
+from components.core.ledger import Ledger
 from components.core.settings import Settings
 from components.core.step import execute
 from components.core.store import ArtifactStore, open_store
@@ -197,19 +198,32 @@ class TestKilled:
     def test_processes_of_the_same_step_share_one_search(self, settings: Settings, store: ArtifactStore) -> None:
         given = params(trials=10, learners=["lightgbm", "logistic"])
         inputs = {"dataset": loans(store).ref, "snapshot": makers.snapshot(store, "demo").ref}
-        both = [_start(given, inputs, settings, "run") for _ in range(2)]
+        both = [_start(given, inputs, settings, "run", *more) for more in ((), ("--join",))]
         assert [process.wait(timeout=120) for process in both] == [0, 0]
         (journal,) = (settings.home / "studies").glob("*/study.journal")
         workers = Counter(re.findall(r'"worker": ?"([^"]+)"', journal.read_text()))
         assert len(workers) == 2
-        recipe = [execute("automl", given, inputs, run_id="run", settings=settings)["recipe"].ref for _ in range(2)]
-        assert recipe[0] == recipe[1]
+        with Ledger.open(settings.ledger) as ledger:
+            assert list(ledger.outputs("run")) == ["automl"]
+        _, report = read(store, execute("automl", given, inputs, run_id="run", settings=settings))
+        assert sum(trial["rung"] == 0 for trial in report["trials"]) == 10
+
+    def test_a_step_that_one_process_does_can_t_be_joined(self, settings: Settings) -> None:
+        with pytest.raises(ConfigError, match="done by one process"):
+            execute(
+                "ingest",
+                {"scenario": "demo", "task": TASK["task"], "source": {"reader": "table", "options": {}}},
+                {},
+                run_id="r",
+                settings=settings,
+                join=True,
+            )
 
 
-def _start(given: dict[str, Any], inputs: dict[str, str], settings: Settings, run_id: str) -> subprocess.Popen[bytes]:
+def _start(given: dict[str, Any], inputs: dict[str, str], settings: Settings, run_id: str, *more: str) -> subprocess.Popen[bytes]:
     ports = [part for port, ref in inputs.items() for part in ("--in", f"{port}={ref}")]
     return subprocess.Popen(
-        [sys.executable, "-m", "components", "automl", "--params", json.dumps(given), *ports, "--run-id", run_id],
+        [sys.executable, "-m", "components", "automl", "--params", json.dumps(given), *ports, "--run-id", run_id, *more],
         cwd=ROOT,
         env={**os.environ, **settings.env(), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,

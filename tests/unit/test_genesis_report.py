@@ -30,7 +30,7 @@ from components.automl.genesis.plots import colours
 from components.automl.genesis.progress import status_of, watching
 from components.automl.genesis.report import JOBS_FILE, report_of, write_report
 from components.automl.genesis.schedule import Ladder
-from components.automl.genesis.solve import Solved, run_workers, solve
+from components.automl.genesis.solve import Setting, Solved, run_workers, solve
 from components.automl.genesis.space import Space, completed
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.worker import Budget, Result, Search
@@ -166,7 +166,7 @@ class TestReport:
         params = Params(scenario="demo", task=TASK, trials=4, learners=("lightgbm", "logistic"))
         found = []
         for name in ("one", "two"):
-            search = solve(data, params, folder=tmp_path / name, started=time.monotonic())
+            search = solve(Setting(data, params, tmp_path / name, time.monotonic()))
             (tmp_path / f"{name}-report").mkdir()
             write_report(tmp_path / f"{name}-report", search, params, data)
             found.append((tmp_path / f"{name}-report" / "report.json").read_bytes())

@@ -18,10 +18,10 @@ import pytest
 from components.automl.genesis.board import Board, Job, Settled, read_board
 from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.cost import Costs
+from components.automl.genesis.processes import run_workers
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import tpe
 from components.automl.genesis.schedule import Ladder
-from components.automl.genesis.solve import run_workers
 from components.automl.genesis.space import Space, completed
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.worker import Budget, Evaluator, OutOfTime, Result, Search, work

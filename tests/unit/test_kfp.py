@@ -161,6 +161,18 @@ def test_params_are_inputs_whose_defaults_are_the_scenarios(compiled: dict[str, 
 
 
 @pytest.mark.slow
+def test_helpers_of_the_search_run_beside_it_and_nobody_waits_for_them(small: scenario.Scenario, tmp_path: Path) -> None:
+    more = small.orchestration.model_copy(update={"search_tasks": 3})
+    compile_pipeline(small.model_copy(update={"orchestration": more}), tmp_path / "p.yaml")
+    compiled = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))
+    found = tasks(compiled)
+    [loop] = [task for task in found.values() if "parameterIterator" in task]
+    assert json.loads(loop["parameterIterator"]["items"]["raw"]) == [1, 2]
+    assert loop["dependentTasks"] == ["label-merge"]
+    assert not any("for-loop" in name for task in found.values() for name in task.get("dependentTasks", []))
+    assert "help_step" in json.dumps(container(compiled, "automl_helper"))
+
+
 def test_without_deploy_the_pipeline_ends_with_the_blessing(small: scenario.Scenario, tmp_path: Path) -> None:
     compile_pipeline(small, tmp_path / "p.yaml", deploy=False, images="registry/atlas-{image}:v1")
     spec = next(yaml.safe_load_all((tmp_path / "p.yaml").read_text()))

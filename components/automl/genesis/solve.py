@@ -7,15 +7,11 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
-import multiprocessing
-import os
-import signal
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +26,13 @@ from components.automl.genesis.evaluators.table import TableEvaluator
 from components.automl.genesis.finish import assemble, judge_of
 from components.automl.genesis.inheritance import Inherited, inherit
 from components.automl.genesis.metafeatures import metafeatures
+from components.automl.genesis.processes import cores, run_workers
 from components.automl.genesis.progress import watching
 from components.automl.genesis.schedule import Ladder
 from components.automl.genesis.space import completed
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.strategy import Strategy, plan
-from components.automl.genesis.worker import Budget, Search, work
+from components.automl.genesis.worker import Budget, Search
 from components.automl.spec import Params
 from components.core.errors import IntegrityError
 from components.core.params import Tabular, Task
@@ -47,7 +44,7 @@ from components.train.learners import learners_for
 from components.train.recipe import Pipeline, Recipe
 from components.train.validation import Validation
 
-__all__ = ["Champion", "Solved", "cores", "solve", "study_of", "usual_validation"]
+__all__ = ["Champion", "Setting", "Solved", "assist", "solve", "study_of", "usual_validation"]
 
 logger = logging.getLogger(__name__)
 _RESERVED_S, _RESERVED_SHARE = 0.4, 0.04
@@ -88,18 +85,11 @@ class Solved:
     champion: float | None = None
 
 
-def solve(
-    data: Data,
-    params: Params,
-    *,
-    folder: Path,
-    started: float,
-    history: Sequence[PastStudy] = (),
-    champion: Champion | None = None,
-) -> Solved:
-    """Search.
+@dataclass(frozen=True)
+class Setting:
+    """What a search is given.
 
-    Args:
+    Attributes:
         data: Train and validation rows; a table's folds are drawn from both.
         params: The scenario's section.
         folder: Of this search alone: a killed one goes on from what is in it, several processes may share it.
@@ -109,45 +99,71 @@ def solve(
 
     Raises:
         DataError: There is too little to learn from.
+    """
+
+    data: Data
+    params: Params
+    folder: Path
+    started: float
+    history: Sequence[PastStudy] = ()
+    champion: Champion | None = None
+
+    def __post_init__(self) -> None:
+        (check_pooled if isinstance(self.data.task, Tabular) else check_enough)(self.data)
+
+    @cached_property
+    def validation(self) -> Validation:
+        """Who judges whom."""
+        return (self.params.validation or usual_validation(self.data)) if isinstance(self.data.task, Tabular) else HOLDOUT
+
+    @cached_property
+    def evaluator(self) -> TableEvaluator | LineEvaluator:
+        """Judges pipelines."""
+        if isinstance(self.data.task, Tabular):
+            return TableEvaluator(self.data, self.validation, seed=self.params.seed, folder=self.folder / "fits")
+        return LineEvaluator(self.data, seed=self.params.seed)
+
+    @cached_property
+    def meta(self) -> Mapping[str, float]:
+        """Meta-features of the data."""
+        return metafeatures(self.data)
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        """What is tried first and who proposes."""
+        found = [entry.name for entry in learners_for(self.data.task, self.params.learners)]
+        serving = _serving(self.champion, found)
+        return plan(self.data.task, self.params, found, serving, self.history, self.meta, len(self.evaluator.rungs))
+
+
+def solve(given: Setting) -> Solved:
+    """Search, choose, merge.
+
+    Raises:
         IntegrityError: No pipeline could be judged.
     """
-    table = isinstance(data.task, Tabular)
-    (check_pooled if table else check_enough)(data)
-    validation = (params.validation or usual_validation(data)) if table else HOLDOUT
-    evaluator = (
-        TableEvaluator(data, validation, seed=params.seed, folder=folder / "fits") if table else LineEvaluator(data, seed=params.seed)
-    )
-    inherited = _inherit(champion, data, validation) if champion and params.transfer and table else []
-    meta = metafeatures(data)
-    found = [entry.name for entry in learners_for(data.task, params.learners)]
-    strategy = plan(data.task, params, found, _serving(champion, found), history, meta, len(evaluator.rungs))
-    board = _search(data, params, evaluator, strategy, folder, started, history)
-    notes = (*strategy.notes, *strategy.verdict(board))
+    data, params, evaluator = given.data, given.params, given.evaluator
+    inherited = _inherit(given)
+    board = assist(given)
+    notes = (*given.strategy.notes, *given.strategy.verdict(board))
     if isinstance(evaluator, LineEvaluator):
-        return Solved(_best(board, data.task, params.seed), [], None, board, len(evaluator.rungs), meta, notes)
+        return Solved(_best(board, data.task, params.seed), [], None, board, len(evaluator.rungs), given.meta, notes)
     recipe, fitted, selection = assemble(
         board,
         evaluator,
         inherited,
         Limits(params.max_size_mb, params.max_us_per_row),
         members=params.members,
-        validation=validation,
+        validation=given.validation,
         seed=params.seed,
-        until=started + params.budget_s - _RESERVED_S if params.trials is None else float("inf"),
+        until=given.started + params.budget_s - _RESERVED_S if params.trials is None else float("inf"),
     )
-    return Solved(recipe, fitted, selection, board, len(evaluator.rungs), meta, notes, _alone(inherited, evaluator))
+    return Solved(recipe, fitted, selection, board, len(evaluator.rungs), given.meta, notes, _alone(inherited, evaluator))
 
 
-def _search(
-    data: Data,
-    params: Params,
-    evaluator: TableEvaluator | LineEvaluator,
-    strategy: Strategy,
-    folder: Path,
-    started: float,
-    history: Sequence[PastStudy],
-) -> Board:
-    task = data.task
+def assist(given: Setting) -> Board:
+    """Do jobs of a search until nothing is left to do; any number of processes may, one of them calls `solve`."""
+    data, params, evaluator, strategy, task = given.data, given.params, given.evaluator, given.strategy, given.data.task
     timed_table = isinstance(evaluator, TableEvaluator) and params.trials is None
     search = Search(
         evaluator=evaluator,
@@ -155,19 +171,19 @@ def _search(
         ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if isinstance(evaluator, TableEvaluator) else None),
         known=strategy.known,
         propose=strategy.propose,
-        costs=Costs(evaluator.new_rows, len(data.train) + len(data.validation), history, params.max_memory_mb),
+        costs=Costs(evaluator.new_rows, len(data.train) + len(data.validation), given.history, params.max_memory_mb),
         budget=Budget(params.trials, params.budget_s, 1.0 if task.higher_is_better else 0.0),
         reserve_s=_RESERVED_S + _RESERVED_SHARE * params.budget_s if timed_table else 0.0,
     )
-    journal = folder / "study.journal"
+    journal = given.folder / "study.journal"
 
     def open_() -> optuna.Study:
         return open_study(journal, maximize=task.higher_is_better)
 
-    began = started - read_board(open_()).clock
+    began = given.started - read_board(open_()).clock
     count = _workers(params)
     with watching(open_, search.budget, began=began, metric=task.metric, rungs=len(evaluator.rungs), workers=count):
-        run_workers(open_, search, Workplace(folder), began, count)
+        run_workers(open_, search, Workplace(given.folder), began, count)
     return read_board(open_())
 
 
@@ -194,50 +210,6 @@ def usual_validation(data: Data) -> Validation:
     return Validation(folds=5 if _SMALL <= rows < _LARGE else 8)
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_workers(open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, count: int) -> None:
-    """Work in this process and count - 1 forks of it; they share what is in memory, and end with it."""
-    forks = [
-        multiprocessing.get_context("fork").Process(target=_fork, args=(open_, search, place, began, os.getpid()), daemon=True)
-        for _ in range(count - 1)
-    ]
-    gc.collect()
-    gc.freeze()  # a collection would write to, and so copy, every page that the forks share
-    for fork in forks:
-        fork.start()
-    try:
-        work(open_(), search, place, began=began)
-    finally:
-        grace = max(began + search.budget.seconds - time.monotonic(), 0.5)
-        gc.unfreeze()
-        for fork in forks:
-            fork.join(timeout=grace if search.budget.trials is None else None)
-            if fork.is_alive():
-                fork.kill()
-
-
-def _fork(open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    _end_with(parent)
-    work(open_(), search, place, began=began)
-
-
-def _end_with(parent: int) -> None:
-    """Let the kernel end this process with its parent (Linux); elsewhere it ends after its job, when the budget does."""
-    try:
-        import ctypes
-
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    except (OSError, AttributeError) as error:
-        logger.debug("no parent-death signal here: %s", error)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def _workers(params: Params) -> int:
     return params.workers or (cores() if params.trials is None else 1)
 
@@ -254,9 +226,11 @@ def _serving(champion: Champion | None, learners: Sequence[str]) -> list[Configu
         return []
 
 
-def _inherit(champion: Champion, data: Data, validation: Validation) -> list[Inherited]:
-    folds = folds_of(data, data.pooled(), validation)
-    return inherit(champion.folder, data, validation, folds, champion.ref)
+def _inherit(given: Setting) -> list[Inherited]:
+    data, champion = given.data, given.champion
+    if champion is None or not given.params.transfer or not isinstance(data.task, Tabular):
+        return []
+    return inherit(champion.folder, data, given.validation, folds_of(data, data.pooled(), given.validation), champion.ref)
 
 
 def _alone(inherited: Sequence[Inherited], evaluator: TableEvaluator) -> float | None:

@@ -29,7 +29,7 @@ from components.automl.genesis.evaluators.table import TableEvaluator
 from components.automl.genesis.finish import assemble
 from components.automl.genesis.history import read_study, write_study
 from components.automl.genesis.inheritance import Inherited, inherit
-from components.automl.genesis.solve import Champion, Solved, solve, study_of, usual_validation
+from components.automl.genesis.solve import Champion, Setting, Solved, solve, study_of, usual_validation
 from components.automl.spec import Params
 from components.core.errors import IntegrityError
 from components.core.params import Tabular, Task
@@ -60,7 +60,7 @@ def main() -> None:
     params = params_of(job, data, given.workers or job.cores)
     history = recall(before) if before else []
     with reproducible():
-        solved = solve(data, params, folder=home, started=_process_start(), history=history, champion=champion)
+        solved = solve(Setting(data, params, home, _process_start(), history, champion))
     folder = job.folder / "model"
     _write_model(solved, data, folder)
     predictor = load(folder)

@@ -1,0 +1,64 @@
+"""The processes of a search on one machine: this one and its forks."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import optuna
+
+from components.automl.genesis.storage import Workplace
+from components.automl.genesis.worker import Search, work
+
+__all__ = ["cores", "run_workers"]
+
+logger = logging.getLogger(__name__)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_workers(open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, count: int) -> None:
+    """Work in this process and count - 1 forks of it; they share what is in memory, and end with it."""
+    forks = [
+        multiprocessing.get_context("fork").Process(target=_fork, args=(open_, search, place, began, os.getpid()), daemon=True)
+        for _ in range(count - 1)
+    ]
+    gc.collect()
+    gc.freeze()  # a collection would write to, and so copy, every page that the forks share
+    for fork in forks:
+        fork.start()
+    try:
+        work(open_(), search, place, began=began)
+    finally:
+        grace = max(began + search.budget.seconds - time.monotonic(), 0.5)
+        gc.unfreeze()
+        for fork in forks:
+            fork.join(timeout=grace if search.budget.trials is None else None)
+            if fork.is_alive():
+                fork.kill()
+
+
+def _fork(open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _end_with(parent)
+    work(open_(), search, place, began=began)
+
+
+def _end_with(parent: int) -> None:
+    """Let the kernel end this process with its parent (Linux); elsewhere it ends after its job, when the budget does."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError) as error:
+        logger.debug("no parent-death signal here: %s", error)
+    if os.getppid() != parent:
+        os._exit(1)
