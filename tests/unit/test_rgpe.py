@@ -13,10 +13,11 @@ import optuna
 import pytest
 
 from components.automl.genesis.configuration import Configuration, PastStudy, PastTrial
+from components.automl.genesis.gaussian import fit_gaussian
 from components.automl.genesis.samplers import rgpe, tpe
 from components.automl.genesis.samplers.rgpe import alone, ranking_weights
 from components.automl.genesis.space import Space
-from components.automl.genesis.surrogate import Learned, axes_of, columns_of, comparable, comparable_by_rung, fit_gaussian, learn
+from components.automl.genesis.surrogate import Learned, axes_of, columns_of, comparable, comparable_by_rung, learn
 
 SPACE = Space(("lightgbm", "logistic", "mlp"))
 

@@ -15,7 +15,8 @@ import optuna
 from optuna.distributions import FloatDistribution
 
 from components.automl.genesis.configuration import Configuration, PastStudy
-from components.automl.genesis.surrogate import Axis, Described, Float64, axes_of, comparable_by_rung
+from components.automl.genesis.gaussian import Float64
+from components.automl.genesis.surrogate import Axis, Described, axes_of, comparable_by_rung
 
 __all__ = ["Bounds", "Locked", "good", "lock", "ranked"]
 
