@@ -52,6 +52,7 @@ test: $(VENV)/.installed ## every test that needs no container engine and no GPU
 bench: $(VENV)/.installed ## benchmarks, one JSON object a line (a quarter of an hour)
 	$(BIN)/atlas bench loop --json
 	$(BIN)/atlas bench automl --quick --json
+	$(BIN)/atlas bench scale --quick --json
 
 bench-automl: $(VENV)/.installed ## Genesis beside FLAML, AutoGluon and LightGBM on 14 tables (hours; goes on where it was stopped)
 	$(BIN)/atlas bench automl --json

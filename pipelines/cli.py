@@ -249,14 +249,14 @@ def compile(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="loop, automl")] = "loop",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="loop, automl, scale")] = "loop",
     quick: Annotated[bool, typer.Option(help="a smaller version of the same measurement")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one object a line")] = False,
     tables: Annotated[str, typer.Option(help="automl: only these tables, with commas between")] = "",
     systems: Annotated[str, typer.Option(help="automl: only these of ours,flaml,autogluon,lightgbm")] = "",
-    cases: Annotated[str, typer.Option(help="automl: only these of cold,warm,workers,rgpe")] = "",
+    cases: Annotated[str, typer.Option(help="automl: only these of cold,warm,workers,rgpe; scale: of head,graph,recompute,watch")] = "",
     seed: Annotated[int, typer.Option(help="automl: which rows are put aside")] = 0,
-    again: Annotated[bool, typer.Option(help="automl: measure anew what was measured before")] = False,
+    again: Annotated[bool, typer.Option(help="automl, scale: measure anew what was measured before")] = False,
 ) -> None:
     """Measure; each figure stands beside a rival's or a limit. What was interrupted goes on where it was."""
     from pipelines import bench as benches

@@ -9,7 +9,7 @@ from pipelines.bench.row import Row
 
 __all__ = ["NAMES", "run"]
 
-NAMES = ("loop", "automl")
+NAMES = ("loop", "automl", "scale")
 
 
 def run(
@@ -29,9 +29,9 @@ def run(
         quick: A smaller version of the same measurement, a few minutes.
         tables: `automl`: only these tables; empty: all of the benchmark's.
         systems: `automl`: only these systems; empty: all.
-        cases: `automl`: only these cases; empty: all.
+        cases: `automl`, `scale`: only these cases; empty: all.
         seed: `automl`: which split is drawn.
-        again: `automl`: measure anew what was measured before.
+        again: `automl`, `scale`: measure anew what was measured before.
 
     Raises:
         ConfigError: There is no such benchmark, or it has no such table, system or case.
@@ -42,6 +42,10 @@ def run(
         from pipelines.bench.loop import loop
 
         return loop(quick)
+    if name == "scale":
+        from pipelines.bench.scale import scale
+
+        return scale(cases, quick=quick, again=again)
     from pipelines.bench.automl import Choice, automl
 
     return automl(Choice.of(quick=quick, tables=tables, systems=systems, cases=cases, seed=seed, again=again))
