@@ -232,3 +232,14 @@ def test_a_journal_cut_anywhere_goes_on_to_the_same_end(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "study.journal").write_bytes(journal[:cut])
         assert plain(searched(folder, a_search(Bowl(), trials=6))) == calm
+
+
+def test_a_sampler_that_only_repeats_itself_gives_way_to_chance(tmp_path: Path) -> None:
+    class Stuck(optuna.samplers.RandomSampler):
+        def __init__(self) -> None:
+            super().__init__(seed=0)
+
+    stuck = Proposals(SPACE, lambda _, __, ___: Stuck(), "stuck", 0, 2)
+    board = searched(tmp_path, a_search(Bowl(), trials=9, propose=stuck))
+    origins = [entry.job.configuration.origin for entry in board.settled if entry.job.rung == 0]
+    assert origins == ["portfolio", "portfolio", "stuck", *["random"] * 6]

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 from components.automl.genesis.board import Board
 from components.automl.genesis.configuration import Configuration
+from components.automl.genesis.samplers import uniform
 from components.automl.genesis.space import Space
 
 __all__ = ["MakeSampler", "Proposals"]
@@ -44,14 +45,17 @@ class Proposals:
         left = tuple(name for name in self.space.learners if name in learners) or tuple(learners)
         space = replace(self.space, learners=left)
         for attempt in range(_TRIES):
-            found = self._propose(board, space, board.started * _TRIES + attempt)
+            place = board.started * _TRIES + attempt
+            # A sampler that keeps proposing what it knows has converged: what is left of the time goes elsewhere.
+            sampler = self.make(space, self.seed, place) if attempt < _TRIES // 2 else uniform(self.seed, place)
+            found = self._propose(board, space, sampler)
             if found.identity not in seen:
-                return replace(found, origin=self.name)
+                return replace(found, origin=self.name if attempt < _TRIES // 2 else "random")
         return None
 
-    def _propose(self, board: Board, space: Space, place: int) -> Configuration:
+    def _propose(self, board: Board, space: Space, sampler: BaseSampler) -> Configuration:
         direction = "maximize" if board.maximize else "minimize"
-        study = optuna.create_study(direction=direction, sampler=self.make(space, self.seed, place))
+        study = optuna.create_study(direction=direction, sampler=sampler)
         rung = next((rung for rung in range(self.rungs - 1, 0, -1) if len(board.done(rung)) >= _ENOUGH), 0)
         shown: list[tuple[Configuration, float | None]] = [(entry.job.configuration, entry.value) for entry in board.done(rung)]
         shown += [(job.configuration, None) for _, job, _ in board.running]
