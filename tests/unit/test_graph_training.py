@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -129,4 +130,25 @@ def test_fewer_processes_than_partitions_end_with_a_clear_error(tmp_path: Path) 
     done = launched(2, folder, tmp_path / "result", OPTIONS)
     assert done.returncode != 0
     assert "start one process for each partition" in done.stderr
+    assert not (tmp_path / "result").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * LIMIT_S)
+def test_a_process_whose_peer_dies_says_so_and_may_be_run_again(tmp_path: Path) -> None:
+    folder = parted(tmp_path, *planted_partition(60, 2), 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    dies = "import os; from torch import distributed as d; from components.train.graph.exchange import Processes; "
+    dies += "d.init_process_group('gloo'); Processes(); os._exit(9)"
+    survivor = ["-m", "components.train.graph", str(folder), "--to", str(tmp_path / "result")]
+    processes = [
+        subprocess.Popen([sys.executable, *command], env={**os.environ, **shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank, command in enumerate((survivor, ["-c", dies]))
+    ]
+    said = [process.communicate(timeout=LIMIT_S)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75, 9], said
+    assert "does not answer" in said[0]
     assert not (tmp_path / "result").exists()

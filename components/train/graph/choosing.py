@@ -29,21 +29,16 @@ def choose(degrees: NDArray[np.int64], fanout: int, words: NDArray[np.uint64]) -
     Returns:
         (f, R).
     """
-    chosen = np.empty((fanout, len(degrees)), np.int64)
-    word, spare, drawn = np.empty_like(words), np.empty_like(words), np.empty_like(words)
-    above = (degrees - fanout + 1).astype(np.uint64)
-    for turn in range(fanout):
-        if turn % 2:  # a word is worth two draws
-            np.right_shift(word, _HALF, out=drawn)
-        else:
-            np.add(words, np.uint64(GOLDEN * (turn + 1) & 0xFFFFFFFFFFFFFFFF), out=word)
-            np.bitwise_and(mix(word, spare), np.uint64(0xFFFFFFFF), out=drawn)
-        np.multiply(drawn, above, out=drawn)
-        np.right_shift(drawn, _HALF, out=drawn)
-        pick = chosen[turn]
-        pick[:] = drawn.view(np.int64)
-        if turn:
-            taken = (chosen[:turn] == pick).any(axis=0)
-            np.copyto(pick, above.view(np.int64) - 1, where=taken)
-        above += np.uint64(1)
-    return chosen
+    turns = np.arange(fanout, dtype=np.uint64)[:, None]
+    mixed = mix(turns[: (fanout + 1) // 2] * np.uint64(GOLDEN) + words)
+    drawn = np.empty((2 * len(mixed), len(words)), np.uint64)
+    np.bitwise_and(mixed, np.uint64(0xFFFFFFFF), out=drawn[0::2])  # a word is worth two draws
+    np.right_shift(mixed, _HALF, out=drawn[1::2])
+    last = (degrees - fanout).astype(np.uint64) + turns
+    picks = drawn[:fanout]
+    picks *= last + np.uint64(1)
+    picks >>= _HALF
+    for turn in range(1, fanout):
+        taken = (picks[:turn] == picks[turn]).any(axis=0)
+        np.copyto(picks[turn], last[turn], where=taken)
+    return picks.view(np.int64)

@@ -25,7 +25,7 @@ __all__ = ["ALL", "Block", "Sample", "Sampler", "drawn_neighbours"]
 
 ALL = 0
 """As a fan-out: every neighbour."""
-_ROWS = 1 << 12
+_ROWS = 1 << 11
 """Rows that are drawn at once, so that their words stay in the second-level cache."""
 
 
