@@ -243,3 +243,18 @@ def test_a_sampler_that_only_repeats_itself_gives_way_to_chance(tmp_path: Path) 
     board = searched(tmp_path, a_search(Bowl(), trials=9, propose=stuck))
     origins = [entry.job.configuration.origin for entry in board.settled if entry.job.rung == 0]
     assert origins == ["portfolio", "portfolio", "stuck", *["random"] * 6]
+
+
+def test_a_fit_that_asks_nobody_is_ended_when_the_time_is_over(tmp_path: Path) -> None:
+    class Deaf(Bowl):
+        def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
+            end = time.monotonic() + (30 if configuration.learner == "logistic" else 0)
+            while time.monotonic() < end:
+                sum(range(1_000))
+            return super().evaluate(configuration, rung, until)
+
+    began = time.monotonic()
+    board = searched(tmp_path, a_search(Deaf(), trials=None, seconds=1.0))
+    assert time.monotonic() - began < 15
+    assert {entry.job.configuration.learner for entry in board.settled} == {"lightgbm"}
+    assert not board.running

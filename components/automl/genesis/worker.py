@@ -6,8 +6,11 @@ import ctypes
 import logging
 import math
 import resource
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +29,7 @@ __all__ = ["Budget", "Evaluator", "OutOfTime", "Proposer", "Result", "Search", "
 
 logger = logging.getLogger(__name__)
 _WAIT_S = 0.05
+_GRACE_S, _AGAIN_S = 0.1, 0.2
 _LIBC = ctypes.CDLL(None)
 
 
@@ -130,11 +134,34 @@ def work(study: optuna.Study, search: Search, place: Workplace, *, began: float)
                 return
 
 
+@contextmanager
+def _ended_by(at: float) -> Iterator[None]:
+    """Raise OutOfTime in the block once `time.monotonic()` has passed `at`: an export of many trees asks nobody whether to go on.
+
+    By the process's timer, so in its main thread only; a callback may swallow the exception, hence again and again.
+    """
+    if math.isinf(at) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_signal: int, _frame: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(at - time.monotonic(), 0.001), _AGAIN_S)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _assist(search: Search, board: Board, until: float) -> bool:
     for _, job, _ in board.running:
         try:
-            if search.evaluator.assist(job.configuration, job.rung, until):
-                return True
+            with _ended_by(until + _GRACE_S):
+                if search.evaluator.assist(job.configuration, job.rung, until):
+                    return True
         except OutOfTime:
             return False
         except Exception as error:  # whoever is at the job meets it too, and says so
@@ -198,7 +225,8 @@ def _do(study: optuna.Study, search: Search, job: Job, worker: str, until: float
     facts: dict[str, Any] = {"figures": {}}
     found = Result(0.0, {})
     try:
-        found = search.evaluator.evaluate(job.configuration, job.rung, math.inf if first else until)
+        with _ended_by(math.inf if first else until + _GRACE_S):
+            found = search.evaluator.evaluate(job.configuration, job.rung, math.inf if first else until)
         if not math.isfinite(found.value):
             raise ArithmeticError(f"the metric is {found.value}")
     except OutOfTime:
