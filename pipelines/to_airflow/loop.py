@@ -66,7 +66,7 @@ def loop_dag(env: Mapping[str, str] | None = None) -> DAG:
                 if step != "deploy":  # its inputs come from further up; what decides whether it runs is gate and approval alone
                     steps[earlier] >> steps[step]
         begin >> steps["ingest"]
-        begin >> helpers
+        steps["ingest"] >> helpers
         more = _searchers(operator, helpers)
         [steps[earlier] for earlier in sorted({edge.node for edge in WIRES["automl"].values()})] >> more >> finish
         steps["evaluate"] >> gate >> approve >> steps["deploy"] >> finish.as_teardown()
