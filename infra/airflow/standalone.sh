@@ -24,13 +24,9 @@ export PYTHONPATH="$here/config:$root${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1
 mkdir -p "$AIRFLOW_HOME"
 
-conn="AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
-if [[ -z "${!conn+set}" || "${!conn}" == sqlite* ]]; then # four processes write: wait for a lock longer than the default 5 s
-    export AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS=sqlite_args.CONNECT AIRFLOW__DATABASE__SQL_ALCHEMY_CONNECT_ARGS_ASYNC=sqlite_args.CONNECT
-fi
-
 "$python" -m airflow db migrate
-[[ -n "${!conn+set}" ]] || "$python" -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute("pragma journal_mode=wal")' "$AIRFLOW_HOME/airflow.db" # readers don't block writers
+# Readers don't block writers. The lock wait stays at the default 5 s: with 60 s, requests hung that else fail soon, and clients put them again.
+[[ -n "${AIRFLOW__DATABASE__SQL_ALCHEMY_CONN+set}" ]] || "$python" -c 'import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute("pragma journal_mode=wal")' "$AIRFLOW_HOME/airflow.db"
 
 parts=()
 stop() {

@@ -78,7 +78,7 @@ class Airflow:
             raise TryAgain(f"Airflow at {self._client.base_url} can't be reached: {error}", do="start it: make up") from error
 
     def call(self, method: str, path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Any:
-        """Return the JSON answer of `/api/v2{path}`; a request that fails on Airflow's side (5xx) is put again, five times in all.
+        """Return the JSON answer of `/api/v2{path}`; a request that fails on Airflow's side (5xx, no answer) is put up to five times.
 
         What is made by POST must be named in `body`: if a failed request made it all the same, the next is told so (409), and
         that counts as done; None is returned then.
@@ -167,9 +167,13 @@ class Airflow:
             self.call("POST", "/pools", {"name": name, "slots": slots, "description": "made for ATLAS"})
 
 
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, httpx.ReadTimeout) or (isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error)
+
+
 def _attempts() -> tenacity.Retrying:
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error),
+        retry=tenacity.retry_if_exception(_may_pass),
         stop=tenacity.stop_after_attempt(5),
         wait=tenacity.wait_exponential_jitter(initial=0.2, max=3, jitter=0.2),
         reraise=True,
