@@ -147,13 +147,14 @@ def _ended_by(at: float) -> Iterator[None]:
     def ring(_signal: int, _frame: object) -> None:
         raise OutOfTime
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before, timer = signal.signal(signal.SIGALRM, ring), (0.0, 0.0)
     try:
-        signal.setitimer(signal.ITIMER_REAL, max(at - time.monotonic(), 0.001), _AGAIN_S)
+        timer = signal.setitimer(signal.ITIMER_REAL, max(at - time.monotonic(), 0.001), _AGAIN_S)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)  # a test runner's, say
 
 
 def _assist(search: Search, board: Board, until: float) -> bool:
