@@ -1,13 +1,10 @@
 """The plain network of an architecture.
 
-Shapes: N images, C channels, H rows, W columns, T columns that remain, D features, K classes. Modules keep their names in every architecture
-of a space (`blocks.3.expand.conv`), so that weights can be handed from a supernet to its members by name.
+Shapes: N images, C channels, H rows, W columns, T columns that remain, D features, K classes. Modules have the same names in every
+architecture of a space (`blocks.3.expand.conv`), so that weights can be handed from a supernet to its members by name.
 """
 
 from __future__ import annotations
-
-import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +13,7 @@ from torch.nn import functional
 from components.automl.nas.geometry import BlockShape, Geometry, HeadShape, geometry
 from components.automl.nas.space import Activation, Architecture, Space
 
-__all__ = ["Classes", "ConvNorm", "Gate", "Inverted", "Line", "Network", "Residual", "groups", "network"]
-
-Norm = nn.BatchNorm1d | nn.BatchNorm2d
+__all__ = ["Classes", "ConvNorm", "Gate", "Inverted", "Line", "Network", "Residual", "block_module", "built", "groups", "network"]
 
 
 def network(space: Space, architecture: Architecture) -> Network:
@@ -27,7 +22,12 @@ def network(space: Space, architecture: Architecture) -> Network:
     Raises:
         DataError: It is not a member of the space.
     """
-    net = Network(geometry(space, architecture))
+    return built(geometry(space, architecture))
+
+
+def built(shape: Geometry) -> Network:
+    """Build a network of these sizes with fresh weights, drawn from torch's global generator."""
+    net = Network(shape)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -47,7 +47,7 @@ class Network(nn.Module):
         self.shape = shape
         stem = shape.stem
         self.stem = ConvNorm(stem.inputs, stem.outputs, 3, stride=stem.stride, activation=stem.activation)
-        self.blocks = nn.ModuleList([_block(block) for block in shape.blocks])
+        self.blocks = nn.ModuleList([block_module(block) for block in shape.blocks])
         self.head = Line(shape.head) if shape.head.kind == "line" else Classes(shape.head)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,7 +191,8 @@ def groups(name: str, shape: HeadShape) -> dict[int, int]:
     return {}
 
 
-def _block(shape: BlockShape) -> nn.Module:
+def block_module(shape: BlockShape) -> nn.Module:
+    """Return the module of one block."""
     if shape.skip:
         return nn.Identity()
     return Inverted(shape) if shape.kind == "inverted" else Residual(shape)

@@ -81,7 +81,7 @@ class Stage:
         stride: Rows, columns, of the first block.
         blocks: At most so many.
         options: What a block may be, `SKIP` left out.
-        kind: `inverted`: MobileNetV2 and V3 (1x1, depthwise, 1x1). `bottleneck`: ResNet-50 (1x1, k x k, 1x1). `basic`: ResNet-18 (k x k twice).
+        kind: `inverted`, MobileNet's (1x1, depthwise, 1x1); `bottleneck`, ResNet-50's (1x1, k x k, 1x1); `basic`, ResNet-18's (k x k twice).
     """
 
     width: int
@@ -97,8 +97,8 @@ class Head:
     """What makes answers of the last stage's channels.
 
     Attributes:
-        kind: `classes`: a 1x1 convolution to `width`, the mean over space, a linear layer. `line`: rows are laid into channels, a convolution
-            over columns to `width`, a bidirectional GRU, log-probabilities for each column (CTC; class 0 is the blank).
+        kind: `classes`: a 1x1 convolution to `width`, the mean over space, a linear layer. `line`: rows are laid into channels, then a
+            convolution over columns to `width`, a bidirectional GRU, log-probabilities for each column (CTC; class 0 is the blank).
         width: At multiplier 1; 0, with `classes` only: no 1x1 convolution.
         dropout: Before the last layer.
     """
