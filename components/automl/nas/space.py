@@ -81,7 +81,8 @@ class Stage:
         stride: Rows, columns, of the first block.
         blocks: At most so many.
         options: What a block may be, `SKIP` left out.
-        kind: `inverted`, MobileNet's (1x1, depthwise, 1x1); `bottleneck`, ResNet-50's (1x1, k x k, 1x1); `basic`, ResNet-18's (k x k twice).
+        kind: `inverted`: MobileNet's (1x1, depthwise, 1x1). `bottleneck`: ResNet-50's (1x1, k x k, 1x1).
+            `basic`: ResNet-18's (k x k, k x k).
     """
 
     width: int

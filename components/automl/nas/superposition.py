@@ -1,8 +1,8 @@
 """All options of a space in one forward pass: Σ p_k pad(crop_k(W)) for every weight (TangleNAS, arXiv 2312.10440, section 3).
 
-What is not a weight is mixed where it acts. A block that is left out with probability p adds (1 - p) times what its other options add; a gate
-that is there with probability q scales by 1 + q (gate - 1). The weights within are mixed by the probabilities given that they are there. So
-a superposition whose probabilities are all 0 or 1 is a single path.
+What is not a weight is mixed where it acts. A block that is left out with probability p adds (1 - p) times what its other options add;
+a gate that is there with probability q scales by 1 + q (gate - 1). The weights within are mixed by the probabilities given that they are
+there. So a superposition whose probabilities are all 0 or 1 is a single path.
 
 Channels beyond an option's width are not zero behind a batch normalisation, but the weights of the next layer are there.
 """
