@@ -160,8 +160,11 @@ def _convolutions(counter: FlopCounterMode) -> int:
     return sum(flops for op, flops in counter.get_flop_counts()["Global"].items() if "conv" in str(op))
 
 
+Windows = tuple[tuple[int, ...], list[tuple[int, ...]], dict[int, int]]
+
+
 @st.composite
-def windows(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[int, ...]], dict[int, int]]:
+def windows(draw: st.DrawFn) -> Windows:
     """A shape, smaller ones, and the parts of its dimensions."""
     parts = {d: draw(st.integers(1, 3)) for d in range(2)}
     channels = [draw(st.integers(1, 4)) for _ in range(2)]
@@ -175,9 +178,7 @@ def windows(draw: st.DrawFn) -> tuple[tuple[int, ...], list[tuple[int, ...]], di
 
 
 @given(windows(), st.integers(0, 1000))
-def test_superposed_weights_are_the_sum_of_padded_crops(
-    case: tuple[tuple[int, ...], list[tuple[int, ...]], dict[int, int]], seed: int
-) -> None:
+def test_superposed_weights_are_the_sum_of_padded_crops(case: Windows, seed: int) -> None:
     full, shapes, parts = case
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(full, generator=generator, dtype=torch.float64)
@@ -231,14 +232,25 @@ def test_training_and_new_weights_forget_the_statistics() -> None:
         assert torch.equal(supernet.inherited(path)["stem.norm.running_mean"], torch.zeros(12))
 
 
-def test_a_step_of_training_leaves_recalibrated_paths_alone() -> None:
+def test_paths_keep_their_own_statistics() -> None:
     whole = small("resnet")
-    supernet, x = Supernet(whole), batches(whole)
-    kept = {architecture: None for architecture in drawn(whole)}
-    for architecture in kept:
-        recalibrate(supernet.eval(), architecture, x)
-    first = [supernet(x[0], architecture) for architecture in kept]
-    assert all(torch.equal(a, supernet(x[0], architecture)) for a, architecture in zip(first, kept, strict=True))
+    supernet, x = Supernet(whole).eval(), batches(whole)
+    first = {}
+    for architecture in drawn(whole):
+        recalibrate(supernet, architecture, x)
+        first[architecture] = supernet(x[0], architecture)
+    assert all(torch.equal(found, supernet(x[0], architecture)) for architecture, found in first.items())
+
+
+def test_the_latest_paths_are_kept() -> None:
+    whole = small("resnet")
+    supernet, x = Supernet(whole).eval(), batches(whole)
+    every = list(whole.architectures())[:17]
+    for architecture in every:
+        recalibrate(supernet, architecture, x)
+    supernet(x[0], every[1])
+    with pytest.raises(DataError, match="recalibrate"):
+        supernet(x[0], every[0])
 
 
 def test_statistics_need_a_batch() -> None:
@@ -255,12 +267,12 @@ def test_a_superposition_of_another_space_is_refused() -> None:
         Supernet(other)(batches(other)[0], Architecture(0, (0,)))
 
 
-def test_a_fresh_network_is_drawn_from_the_seed_whatever_was_computed_before() -> None:
+def test_computing_draws_no_random_numbers() -> None:
     whole = small("mobilenet")
     supernet = Supernet(whole)
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    supernet(batches_of_zeros := torch.zeros(2, *whole.input), whole.largest())
-    supernet(batches_of_zeros, one_hot(whole, whole.largest()))
+    for choice in (whole.largest(), one_hot(whole, whole.largest())):
+        supernet(torch.zeros(2, *whole.input), choice)
     assert torch.equal(torch.rand(3), expected)

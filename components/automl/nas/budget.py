@@ -70,7 +70,7 @@ class Limits:
 
     def counted(self) -> list[tuple[int, int]]:
         """Return (column of `Costs`, most) for each limit there is."""
-        latency = None if self.max_latency_ms is None else math.floor(self.max_latency_ms * _NANOSECONDS)
+        latency = None if self.max_latency_ms is None else _whole(self.max_latency_ms)
         return [(n, most) for n, most in enumerate((self.max_params, self.max_macs, latency)) if most is not None]
 
 
@@ -124,6 +124,12 @@ def cost(space: Space, architecture: Architecture, latency: Latency | None = Non
         DataError: It is not a member of the space.
     """
     return costs(space, space.check(architecture).width, latency).of(architecture.options)
+
+
+def _whole(limit_ms: float) -> int:
+    """Return the most nanoseconds whose milliseconds are within a limit."""
+    found = math.floor(limit_ms * _NANOSECONDS)
+    return found + 1 if (found + 1) / _NANOSECONDS <= limit_ms else found
 
 
 def _row(layer: Layer, latency: Latency | None) -> NDArray[np.int64]:
