@@ -68,19 +68,19 @@ class Momentum:
     def __init__(self, params: Sequence[Tensor], *, momentum: float, weight_decay: float) -> None:
         self.params = list(params)
         self._momentum, self._decay = momentum, weight_decay
-        self._velocity = [torch.zeros_like(param) for param in self.params]
+        self.velocity = [torch.zeros_like(param) for param in self.params]
 
     @torch.no_grad()
     def directions(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Return what a step would subtract, over its learning rate; nothing is changed."""
-        steps = zip(self.params, gradients, self._velocity, strict=True)
+        steps = zip(self.params, gradients, self.velocity, strict=True)
         return [self._momentum * velocity + gradient + self._decay * param for param, gradient, velocity in steps]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], lr: float) -> None:
         """Make a step."""
-        self._velocity = self.directions(gradients)
-        _move(self.params, -lr, self._velocity)
+        self.velocity = self.directions(gradients)
+        _move(self.params, -lr, self.velocity)
 
 
 class Adam:
@@ -165,7 +165,7 @@ class Bilevel:
         self.weights = [param for param in net.parameters() if param.requires_grad]
         like = self.weights[0]
         self.alphas = [torch.zeros(count, dtype=like.dtype, device=like.device, requires_grad=True) for count in options]
-        self._descent = Momentum(self.weights, momentum=steps.momentum, weight_decay=steps.weight_decay)
+        self.descent = Momentum(self.weights, momentum=steps.momentum, weight_decay=steps.weight_decay)
         self._adam = Adam(self.alphas, lr=steps.alpha_lr, betas=steps.alpha_betas, weight_decay=steps.alpha_weight_decay)
 
     def step(self, train: Batch, validation: Batch, lr: float) -> None:
@@ -174,14 +174,14 @@ class Bilevel:
         gradients = torch.autograd.grad(self._loss(train), self.weights)
         norm = torch.sqrt(sum((part.pow(2).sum() for part in gradients), torch.zeros((), dtype=gradients[0].dtype)))
         share = torch.clamp(self._steps.clip / (norm + 1e-6), max=1.0)
-        self._descent.step([part * share for part in gradients], lr)
+        self.descent.step([part * share for part in gradients], lr)
 
     def alpha_gradient(self, train: Batch, validation: Batch, lr: float) -> list[Tensor]:
         """Return the gradient that alpha follows."""
         if self._steps.order == 1:
             return list(torch.autograd.grad(self._loss(validation), self.alphas))
         losses = (lambda: self._loss(train)), (lambda: self._loss(validation))
-        return unrolled_gradient(*losses, self.weights, self.alphas, self._descent, lr)
+        return unrolled_gradient(*losses, self.weights, self.alphas, self.descent, lr)
 
     def scores(self) -> tuple[tuple[float, ...], ...]:
         """Return the logarithm of each option's probability, for each block."""

@@ -15,32 +15,30 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.automl.nas.training import Images, Split
+from components.automl.nas.problem import Images, Split
 from components.core.errors import ConfigError
 from components.core.settings import Settings
 
-__all__ = ["BATCH", "SIZES", "World", "world"]
+__all__ = ["BATCH", "Pictures", "pictures"]
 
 BATCH = 64
-SIZES = (8000, 2000, 10000)
-"""Images to train on, to choose by (searches see both), and to judge by (no search sees them)."""
 _SIDE = 16
 
 
 @dataclass(frozen=True)
-class World:
-    """What is learned and how it is judged: `problem` is what searches see, `test` what they do not."""
+class Pictures:
+    """`problem` is what searches see, `test` what they do not."""
 
     problem: Images
     test: Split
 
 
 @cache
-def world(train: int = SIZES[0], validation: int = SIZES[1], test: int = SIZES[2]) -> World:
+def pictures(train: int, validation: int, test: int) -> Pictures:
     """Read the images: (N, 3, 16, 16), channels standardised by the training images' mean and spread.
 
     Raises:
-        ConfigError: ATLAS_DATA does not hold them.
+        ConfigError: ATLAS_DATA does not hold them, or not as many.
     """
     folder = Settings.from_env().data
     path = folder / "images" / "cifar10_jpeg_all.npz" if folder else None
@@ -54,7 +52,7 @@ def world(train: int = SIZES[0], validation: int = SIZES[1], test: int = SIZES[2
         return Split(torch.from_numpy((pixels - mean) / spread), torch.from_numpy(labels))
 
     problem = Images(split(seen[:train], seen_labels[:train]), split(seen[train:], seen_labels[train:]), BATCH)
-    return World(problem, split(unseen, unseen_labels))
+    return Pictures(problem, split(unseen, unseen_labels))
 
 
 def _read(path: Path, part: str, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
