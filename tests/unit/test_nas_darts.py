@@ -58,7 +58,7 @@ def explicit_gradient(
     velocity: Any,
     lr: float,
 ) -> list[Tensor]:
-    """Differentiate L_validation(w - lr * direction(w, alpha), alpha) by alpha, twice through the network: no differences, nothing shared."""
+    """Differentiate L_validation(w - lr * direction(w, alpha), alpha) by alpha through both networks: no differences, nothing shared."""
 
     def loss(values: dict[str, Tensor], batch: Any) -> Tensor:
         mix = [alpha.exp() / alpha.exp().sum() for alpha in alphas]

@@ -127,10 +127,10 @@ class Contest:
         tasks = {share: replace(task, limits=limits) for share, limits in self.limits().items()}
         if isinstance(strategy, Evolutionary):
             meter = Meter(Budget())
-            supernet: Supernet | None = strategy.trained(task, meter)
+            trained = strategy.trained(task, meter)
             spent_s = meter.spent_s
-            assert supernet is not None
-            lines = {share: _line(strategy.select(each, supernet, Meter(Budget(), spent_s=spent_s))) for share, each in tasks.items()}
+            supernet: Supernet | None = trained
+            lines = {share: _line(strategy.select(each, trained, Meter(Budget(), spent_s=spent_s))) for share, each in tasks.items()}
         else:
             found = strategy.search(task, Budget())
             supernet = found.supernet

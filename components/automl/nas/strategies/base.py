@@ -35,6 +35,9 @@ class SearchTask:
         latency: Of layers on the target device; needed where there is a limit of latency.
         seed: Of everything that is drawn.
         start: The state of an earlier supernet of this space, to go on from.
+
+    Raises:
+        DataError: No architecture is within the limits.
     """
 
     space: Space
@@ -43,6 +46,9 @@ class SearchTask:
     latency: Latency | None = None
     seed: int = 0
     start: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        chosen(Scores(tuple((0.0,) * len(block.options) for block in self.space.blocks), (0.0,) * len(self.space.widths)), self)
 
     def supernet(self) -> Supernet:
         """Return the supernet to begin with: the earlier one, or a new one whose weights the seed gives."""
@@ -128,11 +134,7 @@ class Strategy(Protocol):
         ...
 
     def search(self, task: SearchTask, budget: Budget) -> Found:
-        """Return the best architecture within the task's limits.
-
-        Raises:
-            DataError: No architecture is within the limits.
-        """
+        """Return the best architecture within the task's limits, and how it was found."""
         ...
 
 

@@ -14,7 +14,8 @@ __all__ = ["Evaluate", "Random", "trained"]
 
 Evaluate = Callable[[SearchTask, Architecture, Meter], float]
 """Return the validation score of an architecture; what its look-up stands for is charged to the meter."""
-_TRIES = 50
+_TRIES = 500
+"""Draws in a row that were known, until the space within the limits is taken for exhausted."""
 
 
 def trained(fitting: Fitting) -> Evaluate:
