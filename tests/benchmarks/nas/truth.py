@@ -99,6 +99,10 @@ class Truth:
         """Architecture -> what it costs."""
         return {architecture: cost(self.space, architecture) for architecture in self.tests}
 
+    @cached_property
+    def _bests(self) -> dict[tuple[Limits, bool], float]:
+        return {}
+
     def noise(self) -> float:
         """Return the standard deviation between trainings of one architecture with different seeds."""
         found: dict[tuple[int, ...], list[float]] = {}
@@ -112,8 +116,11 @@ class Truth:
 
     def regret(self, architecture: Architecture, limits: Limits, *, smooth: bool = True) -> float:
         """Return how many points of test score (0 to 100) an architecture is below the best within the limits."""
+        key = (limits, smooth)
         known = self.smooth if smooth else self.tests
-        return 100 * (max(known[other] for other in known if limits.allow(self.costs[other])) - known[architecture])
+        if key not in self._bests:
+            self._bests[key] = max(known[other] for other, each in self.costs.items() if limits.allow(each))
+        return 100 * (self._bests[key] - known[architecture])
 
     def seconds(self, architecture: Architecture) -> float:
         """Return the CPU seconds of training it, mean over seeds."""
