@@ -21,12 +21,13 @@ SPACE = Space(
     input=(3, 8, 8),
     classes=4,
     stem=Stem(4, (2, 2)),
-    stages=(Stage(4, (1, 1), 2, (Option(3, 1), Option(5, 2, se=True)), "inverted", "hard_swish"),),
+    stages=(Stage(4, (1, 1), 2, (Option(3, 1), Option(5, 2)), "inverted", "hard_swish"),),
     head=Head("classes", 8),
     divisor=4,
 )
 COUNTS = [len(block.options) for block in SPACE.blocks]
 STEPS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 3e-3, "alpha_lr": 0.05}
+SMALL = 1e-5  # a radius at which no activation's kink lies between the two points
 
 
 def images(seed: int = 0, count: int = 24) -> Images:
@@ -105,7 +106,7 @@ def test_the_unrolled_gradient_is_exact_where_the_training_loss_is_quadratic(see
 
 def test_second_order_on_a_network_beside_two_backward_passes() -> None:
     problem, net = images(), relaxed()
-    bilevel = Bilevel(net, COUNTS, problem, Steps(2, **STEPS))
+    bilevel = Bilevel(net, COUNTS, problem, Steps(2, **STEPS, radius=SMALL))
     train, validation = batches(problem, "train", 3), batches(problem, "validation", 3)
     bilevel.step(train[0], validation[0], 0.1)  # alpha and velocity are no longer zero
     weights = {name: param for name, param in net.named_parameters() if param.requires_grad}
@@ -115,7 +116,7 @@ def test_second_order_on_a_network_beside_two_backward_passes() -> None:
     plain = explicit_gradient(net, weights, bilevel.alphas, problem, train[1], validation[1], velocity, 0.0)
     for mine, theirs, first in zip(found, exact, plain, strict=True):
         apart = (mine - theirs).norm() / (theirs - first).norm()  # relative to what the second order adds
-        assert apart < 0.02
+        assert apart < 1e-4
 
 
 def test_first_order_is_the_gradient_where_the_weights_are() -> None:
@@ -129,10 +130,10 @@ def test_first_order_is_the_gradient_where_the_weights_are() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(("order", "tolerance"), [(1, 1e-9), (2, 2e-3)])
+@pytest.mark.parametrize(("order", "tolerance"), [(1, 1e-9), (2, 1e-5)])
 def test_a_search_step_by_step_beside_torchs_optimisers(order: Any, tolerance: float) -> None:
     problem, ours, theirs = images(), relaxed(), relaxed()
-    bilevel = Bilevel(ours, COUNTS, problem, Steps(order, **STEPS, clip=0.5))
+    bilevel = Bilevel(ours, COUNTS, problem, Steps(order, **STEPS, clip=0.5, radius=SMALL))
     weights = {name: param for name, param in theirs.named_parameters() if param.requires_grad}
     alphas = [torch.zeros(count, dtype=torch.float64, requires_grad=True) for count in COUNTS]
     sgd = torch.optim.SGD(weights.values(), lr=0.1, momentum=STEPS["momentum"], weight_decay=STEPS["weight_decay"])

@@ -23,8 +23,6 @@ __all__ = ["Adam", "Bilevel", "Momentum", "Relaxed", "Steps", "unrolled_gradient
 
 Loss = Callable[[], Tensor]
 """The loss of a batch at the present values of weights and alpha."""
-_RADIUS = 0.01
-"""Liu et al., footnote 2: epsilon is this over the norm of the weights' validation gradient."""
 
 
 class Relaxed(nn.Module):
@@ -105,7 +103,13 @@ class Adam:
 
 
 def unrolled_gradient(
-    train: Loss, validation: Loss, weights: Sequence[Tensor], alphas: Sequence[Tensor], descent: Momentum, xi: float
+    train: Loss,
+    validation: Loss,
+    weights: Sequence[Tensor],
+    alphas: Sequence[Tensor],
+    descent: Momentum,
+    xi: float,
+    radius: float = 0.01,
 ) -> list[Tensor]:
     """Return alpha's gradient of L_validation(w', alpha), where w' = w - xi * direction(w, alpha) is one step of training (equation 7).
 
@@ -120,16 +124,16 @@ def unrolled_gradient(
         norm = math.sqrt(sum(float(part.pow(2).sum()) for part in towards))
         if norm == 0:
             return list(direct)
-        radius = _RADIUS / norm
+        epsilon = radius / norm
         _put(weights, kept)
-        _move(weights, radius, towards)
+        _move(weights, epsilon, towards)
         above = torch.autograd.grad(train(), alphas)
         _put(weights, kept)
-        _move(weights, -radius, towards)
+        _move(weights, -epsilon, towards)
         below = torch.autograd.grad(train(), alphas)
     finally:
         _put(weights, kept)
-    return [d - xi * (a - b) / (2 * radius) for d, a, b in zip(direct, above, below, strict=True)]
+    return [d - xi * (a - b) / (2 * epsilon) for d, a, b in zip(direct, above, below, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class Steps:
         order: 1: alpha's gradient at w (xi = 0); 2: at w' after one virtual step.
         lr: The weights' learning rate at the start.
         alpha_lr: Alpha's learning rate; the released code has 3e-4 for 50 epochs, short searches need more.
+        radius: Distance of the two points of the central difference from w (footnote 2 of the paper), second order only.
     """
 
     order: Literal[1, 2] = 1
@@ -150,6 +155,7 @@ class Steps:
     alpha_lr: float = 3e-4
     alpha_betas: tuple[float, float] = (0.5, 0.999)
     alpha_weight_decay: float = 1e-3
+    radius: float = 0.01
 
 
 class Bilevel:
@@ -181,7 +187,7 @@ class Bilevel:
         if self._steps.order == 1:
             return list(torch.autograd.grad(self._loss(validation), self.alphas))
         losses = (lambda: self._loss(train)), (lambda: self._loss(validation))
-        return unrolled_gradient(*losses, self.weights, self.alphas, self.descent, lr)
+        return unrolled_gradient(*losses, self.weights, self.alphas, self.descent, lr, self._steps.radius)
 
     def scores(self) -> tuple[tuple[float, ...], ...]:
         """Return the logarithm of each option's probability, for each block."""
