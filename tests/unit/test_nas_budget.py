@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.automl.nas.budget import Cost, Costs, Limits, cost, costs
@@ -130,7 +129,7 @@ def test_random_budgets_are_kept_and_used(name: str) -> None:
     whole, rng = ALL[name], np.random.default_rng(0)
     tables = [costs(whole, width) for width in range(len(whole.widths))]
     used = []
-    for _ in range(60):
+    for _ in range(100):
         table = tables[rng.integers(len(tables))]
         scores = random_scores(table, rng)
         column = int(rng.integers(2))
@@ -219,8 +218,3 @@ def test_a_measured_table_knows_every_layer(name: str) -> None:
     drawn = [whole.sample(random.Random(seed)) for seed in range(3)]
     assert all(cost(whole, architecture, latencies).latency_ms >= 0 for architecture in drawn)
     assert all(ms > 0 for ms in measured(whole, drawn, rounds=1))
-
-
-def test_whole_numbers_are_counted() -> None:
-    table: NDArray[np.int64] = costs(ALL["resnet"], 0).blocks[0]
-    assert table.dtype == np.int64

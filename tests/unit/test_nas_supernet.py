@@ -37,7 +37,7 @@ def small(name: str, *, dropout: float = 0.0) -> Space:
 
 def drawn(whole: Space, count: int = 4) -> list[Architecture]:
     rng = random.Random(1)
-    return [whole.smallest(), whole.largest(), *(whole.sample(rng) for _ in range(count))]
+    return list(dict.fromkeys([whole.smallest(), whole.largest(), *(whole.sample(rng) for _ in range(count))]))
 
 
 def seeded(make: Callable[[], Supernet], seed: int = 0) -> Supernet:
@@ -89,8 +89,9 @@ def test_a_path_in_evaluation_is_the_standalone_network_to_the_last_bit(name: st
             if isinstance(module, _BatchNorm):
                 module.momentum = None
                 module.train()
-        for x in learned:
-            fresh(x)
+        with torch.no_grad():
+            for x in learned:
+                fresh(x)
         assert torch.equal(fresh.eval()(judged), net(judged))
 
 

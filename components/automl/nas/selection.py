@@ -91,7 +91,7 @@ class _States:
     def extended(self, score: Floats, cost: Ints) -> _States:
         """Combine with every option of the next block."""
         count, options = len(self.score), len(score)
-        used = (self.used[:, None] + cost[None]).reshape(count * options, -1)
+        used = (self.used[:, None] + cost[None]).reshape(count * options, cost.shape[1])
         chosen = np.tile(np.arange(options, dtype=np.int16), count)
         before = np.repeat(self.options, options, axis=0)
         return _States(used, (self.score[:, None] + score[None]).ravel(), np.column_stack([before, chosen]))

@@ -11,13 +11,13 @@ __all__ = ["recognizer"]
 
 
 def recognizer(inputs: tuple[int, int, int], classes: int) -> Space:
-    """Return the space: kernel 3 or 5, inner width of 1/2, 1 or 2 times the stage's; three stages of 1 to 3 blocks; four widths.
+    """Return the space: kernel 3 or 5, inner width of half or the whole stage's; three stages of 1 to 3 blocks; four widths.
 
     Args:
         inputs: Channels and rows of a line, and the columns for which costs are counted.
         classes: Symbols of the alphabet and the blank.
     """
-    options = tuple(Option(kernel, expansion) for expansion in (0.5, 1.0, 2.0) for kernel in (3, 5))
+    options = tuple(Option(kernel, expansion) for expansion in (0.5, 1.0) for kernel in (3, 5))
     return Space(
         name="recognizer",
         input=inputs,
@@ -29,5 +29,5 @@ def recognizer(inputs: tuple[int, int, int], classes: int) -> Space:
             Stage(64, (2, 1), 3, options, "basic"),
         ),
         head=Head("line", 96, 0.1),
-        widths=(0.5, 0.75, 1.0, 1.25),
+        widths=(0.5, 0.625, 0.75, 1.0),
     )
