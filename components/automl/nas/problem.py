@@ -75,9 +75,10 @@ class Images:
         """Yield (N, channels, height, width) images and (N,) classes."""
         split = self.training if part == "train" else self.validation
         order = torch.arange(len(split.y)) if draw is None else torch.randperm(len(split.y), generator=draw)
-        for rows in order.split(self.batch):
+        for rows in torch.split(order, self.batch):
             if draw is None or len(rows) == self.batch:
-                yield split.x[rows], split.y[rows]
+                # Channels last: convolutions of small images take two thirds of the time on CPUs.
+                yield split.x[rows].contiguous(memory_format=torch.channels_last), split.y[rows]
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Return the cross-entropy of (N, C) logits and (N,) classes."""

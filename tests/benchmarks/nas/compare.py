@@ -34,6 +34,7 @@ __all__ = ["CASES", "rows"]
 CASES = ("search", "ranking", "budgets")
 OURS = "single path"
 """The strategy that is judged; the others stand beside it."""
+OURS_TOO = ("single path", "sandwich", "superposition")
 _CLOSE = 0.5  # points of regret
 _FASTER = {"DARTS, first order": 5.0, "DARTS, second order": 10.0}
 _ORDERS = 200  # of random search
@@ -52,37 +53,40 @@ def rows(space: str, cases: Sequence[str], seeds: int, work: Path) -> Iterator[R
 
 
 def _time_rows(contest: Contest, seeds: int) -> Iterator[Row]:
-    """CPU seconds after which a system's incumbent is, and stays, close to the best; medians over seeds and limits."""
+    """CPU seconds after which a system's incumbent is, and stays, close to the best; quantiles over seeds and limits."""
     limits = contest.limits()
-    times = {
-        system: [_settled(contest, contest.incumbents(system, seed, share), limits[share]) for seed in range(seeds) for share in SHARES]
+    lines = {
+        system: [(contest.incumbents(system, seed, share), limits[share]) for seed in range(seeds) for share in SHARES]
         for system in SYSTEMS
     }
-    times["random search"] = [
-        _settled(contest, contest.random(seed, limits[share], uniform=True, most=10**6), limits[share])
-        for seed in range(_ORDERS)
-        for share in SHARES
+    lines["random search"] = [
+        (contest.random(seed, limits[share], uniform=True, most=10**6), limits[share]) for seed in range(_ORDERS) for share in SHARES
     ]
-    case = f"{contest.name}: CPU s until regret <= {_CLOSE}, {seeds} seeds x {len(SHARES)} limits"
-    for system, found in times.items():
-        for name, share in (("median", 0.5), ("upper quartile", 0.75)):
-            yield row(
-                f"{case}, {name}", quantile(times[OURS], share), "CPU s", system, quantile(found, share), "" if system == OURS else "<="
-            )
-    for system, times_faster in _FASTER.items():
-        ratio = _ratio(quantile(times[system], 0.5), quantile(times[OURS], 0.5))
-        yield row(f"{case}: times as fast as {system}", ratio, "x", "limit", times_faster, ">=")
-    for system, found in times.items():
-        reached = float(np.mean(np.isfinite(found)))
-        yield row(f"{case}: share that gets there", float(np.mean(np.isfinite(times[OURS]))), "share", system, reached, "")
+    for what, alone in (("everything counted", False), ("search alone, without training what it finds", True)):
+        times = {system: [_settled(contest, *each, alone=alone) for each in found] for system, found in lines.items()}
+        case = f"{contest.name}: CPU s until regret <= {_CLOSE}, {what}"
+        for system, found in times.items():
+            for name, share in (("median", 0.5), ("upper quartile", 0.75)):
+                goal = "" if system in OURS_TOO else "<="
+                yield row(f"{case}, {name}", quantile(times[OURS], share), "CPU s", system, quantile(found, share), goal)
+        for system, faster in _FASTER.items():
+            ratio = _ratio(quantile(times[system], 0.5), quantile(times[OURS], 0.5))
+            yield row(f"{case}: times as fast as {system}", ratio, "x", "limit", faster, ">=")
+        if not alone:
+            for system, found in times.items():
+                yield row(f"{case}: share that gets there", _reached(times[OURS]), "share", system, _reached(found), "")
 
 
 def _regret_rows(contest: Contest, seeds: int) -> Iterator[Row]:
-    """Regret when all have used the CPU seconds that ours used in all; DARTS also at its own end."""
+    """Regret when all have used the CPU seconds that ours used in all; DARTS also at its own end. Seeds are compared, not their limits."""
     for smooth in (True, False):
         what = "regret at equal cost" if smooth else "regret at equal cost, truth not smoothed"
         ours, regrets = _regrets(contest, seeds, smooth)
         for system, found in regrets.items():
+            if system in OURS_TOO:
+                if smooth:
+                    yield row(f"{contest.name}: {what}, mean", float(np.mean(ours)), "points", system, float(np.mean(found)), "")
+                continue
             yield row(f"{contest.name}: {what}, mean", float(np.mean(ours)), "points", system, float(np.mean(found)), "<=")
             p = wilcoxon([theirs - mine for mine, theirs in zip(ours, found, strict=True)])
             goal = "<" if system.startswith("random") else ""
@@ -90,27 +94,34 @@ def _regret_rows(contest: Contest, seeds: int) -> Iterator[Row]:
 
 
 def _regrets(contest: Contest, seeds: int, smooth: bool) -> tuple[list[float], dict[str, list[float]]]:
-    """Return our regrets, and each rival's, for every seed and limit."""
-    ours: list[float] = []
-    theirs: dict[str, list[float]] = {}
+    """Return our regret, and each rival's, for every seed: means over the limits, which share a supernet and so are not independent."""
+    ours: list[list[float]] = []
+    theirs: dict[str, list[list[float]]] = {}
     for seed in range(seeds):
+        ours.append([])
         for share, limits in contest.limits().items():
             own = contest.incumbents(OURS, seed, share)[-1]
-            ours.append(contest.truth.regret(own.architecture, limits, smooth=smooth))
-            found: dict[str, list[list[Incumbent]]] = {}
-            for system in SYSTEMS:
-                if system != OURS:
-                    found[system] = [contest.incumbents(system, seed, share)]
-                    found[f"{system}, at its own end"] = [found[system][0][-1:]]
-            for uniform, orders in ((True, _ORDERS), (False, _ORDERS // 10)):
-                name = f"random search, {'uniform' if uniform else 'near the limits'}: mean of {orders} orders"
-                options = {"uniform": uniform, "most": 10**6, "cpu_s": own.cpu_s}
-                found[name] = [contest.random(seed * orders + n, limits, **options) for n in range(orders)]
-            for name, lines in found.items():
+            ours[-1].append(contest.truth.regret(own.architecture, limits, smooth=smooth))
+            for name, lines in _rivals(contest, seed, share, own.cpu_s).items():
                 at = math.inf if name.endswith("own end") else own.cpu_s
                 values = [contest.truth.regret(_at(line, at), limits, smooth=smooth) for line in lines]
-                theirs.setdefault(name, []).append(float(np.mean(values)))
-    return ours, theirs
+                theirs.setdefault(name, [[] for _ in range(seeds)])[seed].append(float(np.mean(values)))
+    return [float(np.mean(each)) for each in ours], {name: [float(np.mean(each)) for each in found] for name, found in theirs.items()}
+
+
+def _rivals(contest: Contest, seed: int, share: float, cpu_s: float) -> dict[str, list[list[Incumbent]]]:
+    """Return what each rival finds with a seed: of random search, in many orders."""
+    found = {}
+    for system in SYSTEMS:
+        if system != OURS:
+            found[system] = [contest.incumbents(system, seed, share)]
+            if system not in OURS_TOO:
+                found[f"{system}, at its own end"] = found[system]
+    for uniform, orders in ((True, _ORDERS), (False, _ORDERS // 10)):
+        name = f"random search, {'uniform' if uniform else 'near the limits'}: mean of {orders} orders"
+        limits = contest.limits()[share]
+        found[name] = [contest.random(seed * orders + n, limits, uniform=uniform, most=10**6, cpu_s=cpu_s) for n in range(orders)]
+    return found
 
 
 def _ranking_rows(contest: Contest, seeds: int) -> Iterator[Row]:
@@ -138,13 +149,13 @@ def _tau(one: Mapping[Architecture, float], other: Mapping[Architecture, float])
     return float(kendalltau([one[name] for name in one], [other[name] for name in one]).statistic)
 
 
-def _settled(contest: Contest, line: Sequence[Incumbent], limits: Limits) -> float:
+def _settled(contest: Contest, line: Sequence[Incumbent], limits: Limits, *, alone: bool) -> float:
     """Return the CPU seconds from which on every incumbent is close to the best; infinite if the last one is not."""
     found = math.inf
     for incumbent in reversed(line):
         if contest.truth.regret(incumbent.architecture, limits) > _CLOSE:
             break
-        found = incumbent.cpu_s
+        found = incumbent.search_s if alone else incumbent.cpu_s
     return found
 
 
@@ -152,6 +163,10 @@ def _at(line: Sequence[Incumbent], cpu_s: float) -> Architecture:
     """Return the incumbent after so many CPU seconds; the first one, if there was none until then."""
     known = [incumbent for incumbent in line if incumbent.cpu_s <= cpu_s]
     return (known[-1] if known else line[0]).architecture
+
+
+def _reached(times: Sequence[float]) -> float:
+    return float(np.mean(np.isfinite(times)))
 
 
 def _ratio(theirs: float, ours: float) -> float:

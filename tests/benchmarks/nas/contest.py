@@ -30,7 +30,7 @@ from components.automl.nas.strategies import Budget, Darts, Evolutionary, Found,
 from components.automl.nas.strategies.base import chosen, drawn
 from components.automl.nas.strategies.evolutionary import calibration
 from components.automl.nas.supernet import Supernet
-from components.automl.nas.training import Fitting, inherited_score
+from components.automl.nas.training import Fitting, inherited_score, sandwich, single_path
 from components.core.artifacts import digest_of
 
 __all__ = ["SHARES", "SYSTEMS", "Contest", "Incumbent"]
@@ -45,8 +45,9 @@ _SHORT = 0.1  # of the usual epochs, in the world that only shows that everythin
 Strategy = Gradient | Darts | Evolutionary
 
 SYSTEMS: Mapping[str, Callable[[float], Strategy]] = {
-    "single path": lambda share: Evolutionary(Fitting(epochs=4 * share), judged=60, batches=16),
-    "superposition": lambda share: Gradient(Fitting(epochs=4 * share), Mixing("dirichlet")),
+    "single path": lambda share: Evolutionary(Fitting(5 * share), single_path, judged=40, batches=8, calibrating=2),
+    "sandwich": lambda share: Evolutionary(Fitting(3 * share), sandwich, judged=40, batches=8, calibrating=2),
+    "superposition": lambda share: Gradient(Fitting(4 * share), Mixing("dirichlet")),
     "DARTS, first order": lambda share: Darts(Steps(1, alpha_lr=3e-3), 10 * share),
     "DARTS, second order": lambda share: Darts(Steps(2, alpha_lr=3e-3), 10 * share),
 }
@@ -59,9 +60,11 @@ class Incumbent:
     """What a search would have returned at a moment.
 
     Attributes:
-        cpu_s: Until its network is trained.
+        search_s: CPU seconds of the search until then; of random search, the trainings it looked up.
+        cpu_s: CPU seconds until its network is trained too.
     """
 
+    search_s: float
     cpu_s: float
     architecture: Architecture
 
@@ -92,7 +95,7 @@ class Contest:
         """Return what a system would have found, moment by moment, if the network found is then trained alone."""
         line = self._run(system, seed)["moments"][str(share)]
         found = [(cpu_s, Architecture(0, tuple(options))) for cpu_s, options in line]
-        return [Incumbent(cpu_s + self.speed * self.truth.seconds(architecture), architecture) for cpu_s, architecture in found]
+        return [Incumbent(cpu_s, cpu_s + self.speed * self.truth.seconds(architecture), architecture) for cpu_s, architecture in found]
 
     def ranking(self, system: str, seed: int) -> dict[Architecture, float]:
         """Return architecture -> score with the supernet's weights; empty for a system without a supernet."""
@@ -116,7 +119,7 @@ class Contest:
 
         draw = (lambda _, rng: rng.choice(allowed)) if uniform else drawn
         found = Random(look_up, min(most, len(allowed)), draw).search(self._task(order, limits), Budget(cpu_s))
-        return [Incumbent(moment.cpu_s, moment.architecture) for moment in found.moments]
+        return [Incumbent(moment.cpu_s, moment.cpu_s, moment.architecture) for moment in found.moments]
 
     def _run(self, system: str, seed: int) -> Any:
         return self._kept({"what": "run", "system": system, "seed": seed}, lambda: self._search(system, seed))

@@ -138,14 +138,18 @@ def measured(world: World, architecture: Architecture, seed: int) -> Entry:
     return Entry(architecture.options, seed, round(validation, 5), round(test, 5), round(cpu_s, 3))
 
 
-def truth_of(name: str, work: Path) -> Truth:
+def truth_of(name: str, work: Path, folder: Path = Path(__file__).parent) -> Truth:
     """Read the ground truth of a world, or build it where that takes seconds.
+
+    Args:
+        work: Where trainings are kept.
+        folder: Where `truth_NAME.json` is checked in.
 
     Raises:
         TryAgain: It takes hours, and was not built yet.
         IntegrityError: What is checked in was made by another protocol.
     """
-    world, path = WORLDS[name], _checked_in(name)
+    world, path = WORLDS[name], folder / f"truth_{name}.json"
     if not world.hours:
         book = Book(name, work)
         for _ in book.build():
@@ -238,10 +242,6 @@ def _entry(line: Mapping[str, Any]) -> Entry:
     return Entry(**{**line, "options": tuple(line["options"])})
 
 
-def _checked_in(name: str) -> Path:
-    return Path(__file__).with_name(f"truth_{name}.json")
-
-
 def _main() -> None:
     parser = argparse.ArgumentParser(description="Train every architecture of a small space.")
     parser.add_argument("--space", choices=tuple(WORLDS), default="mobilenet")
@@ -256,7 +256,7 @@ def _main() -> None:
         for entry in [] if given.estimate else book.build((number, of), given.most):
             print(f"{entry.options} seed {entry.seed}: test {entry.test:.4f}, {entry.cpu_s:.1f} CPU s; {book.estimate()}", flush=True)
     print(book.estimate())
-    to = _checked_in(given.space)
+    to = Path(__file__).with_name(f"truth_{given.space}.json")
     print(f"wrote {to.name}" if book.finish(to) else "not complete: run it again to go on")
 
 
