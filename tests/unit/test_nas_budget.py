@@ -19,6 +19,7 @@ from components.automl.nas.geometry import enclosing, geometry
 from components.automl.nas.knapsack import best, best_architecture, front
 from components.automl.nas.latency import Table, measured, table
 from components.automl.nas.network import network
+from components.automl.nas.selection import best_selection, front_selections
 from components.automl.nas.space import Architecture, Space
 from components.automl.nas.spaces import SPACES, space
 from components.core.errors import ConfigError, DataError
@@ -80,7 +81,7 @@ def enumerated(scores: list[list[float]], table: Costs, limits: Limits) -> list[
     return [(score, spent) for score, spent in found if limits.allow(spent)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(knapsacks())
 def test_the_best_is_what_enumeration_finds(case: Knapsack) -> None:
     scores, table, limits = case
@@ -110,7 +111,25 @@ def test_the_front_is_what_enumeration_finds(case: Knapsack, by: str) -> None:
     assert all(limits.allow(choice.cost) and choice.cost == table.of(choice.options) for choice in found)
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("limited", [1, 2, 3])
+def test_many_selections_are_what_enumeration_finds(limited: int) -> None:
+    rng = np.random.default_rng(limited)
+    for _ in range(3):
+        scores = [rng.normal(size=5) for _ in range(6)]
+        blocks = [rng.integers(0, 1000, (5, limited)) for _ in range(6)]
+        picks = np.array(list(itertools.product(range(5), repeat=6)))
+        total = sum(score[picks[:, n]] for n, score in enumerate(scores))
+        spent = sum(block[picks[:, n]] for n, block in enumerate(blocks))
+        most = np.quantile(spent, 0.4, axis=0).astype(np.int64)
+        within = np.flatnonzero((spent <= most).all(axis=1))
+        found = best_selection(scores, blocks, most)
+        assert found == tuple(picks[within[total[within].argmax()]].tolist())
+        order = within[np.lexsort((-total[within], spent[within, 0]))]
+        before = np.concatenate([[-np.inf], np.maximum.accumulate(total[order])[:-1]])
+        assert front_selections(scores, blocks, most) == [tuple(row) for row in picks[order[total[order] > before]].tolist()]
+
+
+@settings(max_examples=200, deadline=None)
 @given(knapsacks(), st.floats(0.1, 10))
 def test_a_used_budget_may_be_worth_something(case: Knapsack, fill: float) -> None:
     scores, table, limits = case

@@ -70,7 +70,8 @@ def superposed(weight: Tensor, windows: Tensor, shares: Tensor) -> Tensor:
         windows: Of `masks`, (windows, ...).
         shares: (windows,) probabilities.
     """
-    return weight * torch.tensordot(shares, windows, 1)
+    mask: Tensor = torch.tensordot(shares, windows, 1)
+    return weight * mask
 
 
 def _kept(dimension: int, full: int, kept: int) -> slice:

@@ -81,10 +81,11 @@ class Table:
         """
         try:
             rows = [dict(row) for row in document["layers"]]
-            found = {}
+            found: dict[Layer, float] = {}
             for row in rows:
                 kind, ms = _KINDS[row.pop("layer")], float(row.pop("ms"))
-                found[kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})] = ms
+                sizes: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+                found[kind(**sizes)] = ms
             return cls(found, float(document["factor"]), float(document["offset_ms"]))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"no table of latencies: {error!r}", do="build it again on this device") from error
@@ -104,10 +105,9 @@ def table(space: Space, *, widths: Iterable[int] | None = None, rounds: int = 20
     layers: dict[Layer, Run] = {}
     for width in chosen:
         shape = enclosing(space, width)
-        options = (option for block in option_shapes(space, width) for option in block if not option.skip)
-        for layer in (shape.stem, *options, shape.head):
-            if layer not in layers:
-                layers[layer] = _layer_run(layer)
+        options = [option for block in option_shapes(space, width) for option in block if not option.skip]
+        every: list[Layer] = [shape.stem, *options, shape.head]
+        layers.update({layer: _layer_run(layer) for layer in dict.fromkeys(every) if layer not in layers})
     rng = random.Random(seed)
     drawn = [Architecture(rng.choice(chosen), space.sample(rng).options) for _ in range(max(networks, 2))]
     shapes = [geometry(space, architecture) for architecture in drawn]

@@ -9,6 +9,7 @@ Shapes: S partial selections, L limits, B blocks, K options of a block.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ def best_selection(scores: Sequence[Floats], costs: Sequence[Ints], most: Ints) 
         for bound in bounds:
             states = states.where(bound.above(states, number) > floor)
         states = states.undominated()
-    if not len(states.score):
+    if not (states.score > floor).any():
         return known
     return tuple(states.options[int(states.score.argmax())].tolist())
 
@@ -195,19 +196,39 @@ def _least_after(costs: Sequence[Ints]) -> Ints:
 
 def _unbeaten(used: Ints) -> Ints:
     """Return the numbers of rows, best scores first, that need less of something than every row before them."""
+    if used.shape[1] == 2:
+        return _below_stairs(used)
     kept = np.zeros(0, np.int64)
     for first in range(0, len(used), _CHUNK):
         rows = np.arange(first, min(first + _CHUNK, len(used)))
         if len(kept):
             rows = rows[~_beaten(used[rows], used[kept[:_COMPARED]])]
         within = (used[rows][:, None] >= used[rows][None]).all(axis=2)
-        rows = rows[~np.tril(within, -1).any(axis=1)]
+        rows = rows[~np.any(np.tril(within, -1), axis=1)]
         kept = np.concatenate([kept, rows])
     return kept
 
 
+def _below_stairs(used: Ints) -> Ints:
+    """Do so for two limits: the least of what came before are stairs that go down, and a row is kept if it lies below them."""
+    firsts: list[int] = [-1]
+    seconds: list[int] = [int(used[:, 1].max(initial=0)) + 1]
+    kept = []
+    for row, (first, second) in enumerate(used.tolist()):
+        place = bisect_right(firsts, first)
+        if seconds[place - 1] <= second:
+            continue
+        kept.append(row)
+        end = place
+        while end < len(seconds) and seconds[end] >= second:
+            end += 1
+        begin = place - 1 if firsts[place - 1] == first else place
+        firsts[begin:end], seconds[begin:end] = [first], [second]
+    return np.array(kept, dtype=np.int64)
+
+
 def _beaten(rows: Ints, by: Ints) -> NDArray[np.bool_]:
-    return np.asarray((rows[:, None] >= by[None]).all(axis=2).any(axis=1))
+    return np.asarray(np.any(np.all(rows[:, None] >= by[None], axis=2), axis=1))
 
 
 def _sum(scores: Sequence[Floats], options: Sequence[int]) -> float:

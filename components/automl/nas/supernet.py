@@ -101,7 +101,8 @@ class Supernet(nn.Module):
         self._paths.clear()
         self._calibrated.clear()
         self._superpositions.clear()
-        return super()._apply(fn, recurse)
+        applied: Supernet = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
     @property
     def _like(self) -> Tensor:
