@@ -99,7 +99,7 @@ class Exchange:
         if self.world == 1:
             return gradient_BD
         places_PD = gradient_BD.new_zeros(self.world, rows.capacity, self._dim)
-        for place, part in zip(places_PD, torch.split(gradient_BD, rows.sizes), strict=True):
+        for place, part in zip(places_PD, torch.split(gradient_BD, list(rows.sizes)), strict=True):
             place[: len(part)] = part
         own = gradient_BD.new_empty(rows.capacity, self._dim)
         distributed.reduce_scatter_single(own, places_PD.view(-1, self._dim), group=self._group)
