@@ -167,7 +167,13 @@ def place(job: Mapping[str, Any], mesh: DeviceMesh) -> Arrays:
     found = whole.device_mesh("cpu")
     same = whole.device_mesh("cpu") is found
     head = ShardedHead(job["classes"], DIM, mesh=found["tensor"])
-    return {"at": found.get_coordinate(), "names": list(found.mesh_dim_names), "same": same, "first": head.first}
+    return {
+        "at": found.get_coordinate(),
+        "names": list(found.mesh_dim_names),
+        "same": same,
+        "first": head.first,
+        "w": head.local_weight().detach(),
+    }
 
 
 JOBS: Mapping[str, Callable[..., Arrays]] = {job.__name__: job for job in (train, refuse, record, average, keep, resume, place)}

@@ -243,6 +243,8 @@ def test_saved_by_two_ranks_loaded_by_another_number(world: int, home: Path, two
 def test_the_inner_dimension_of_a_larger_mesh_shares_the_classes(four: dict[str, list[dict[str, Any]]]) -> None:
     assert [found["at"].tolist() for found in four["place"]] == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
     assert [int(found["first"]) for found in four["place"]] == [0, 5, 0, 5]
+    drawn = ShardedHead(10, ranks.DIM).weight.detach().numpy()  # the first values do not depend on the number of ranks
+    assert (np.concatenate([found["w"] for found in four["place"]]) == np.concatenate([drawn, drawn])).all()
     assert all(found["same"] and found["names"].tolist() == ["pipeline", "data", "tensor"] for found in four["place"])
 
 

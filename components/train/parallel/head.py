@@ -24,9 +24,9 @@ from components.train.parallel.softmax import Shard, softmax_loss
 __all__ = ["ShardedHead"]
 
 _LARGEST_SCALE = {torch.float32: 64.0, torch.float64: 500.0}  # chunks of exp(scale) and their gradients stay finite
-_CELLS = {"cpu": 1 << 19}  # logits of a chunk: they should stay in a core's cache
+_CELLS = {"cpu": 1 << 17}  # logits of a chunk: they should stay in a core's cache
 _CELLS_ELSEWHERE = 1 << 26
-_LEAST_CHUNK = 64
+_LEAST_CHUNK = 128
 _BLOCK = 4096  # classes that are drawn from one seed
 _SPREAD = 0.01
 
