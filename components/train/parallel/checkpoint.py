@@ -13,7 +13,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,8 @@ def save(folder: Path, step: int, state: Mapping[str, Tensor], facts: Mapping[st
             shutil.rmtree(left, ignore_errors=True)
         part.mkdir(parents=True)
     _barrier()
-    dcp.save(dict(state), storage_writer=_Writer(part), no_dist=not dist.is_initialized())
+    with _alone_or_not() as no_dist:
+        dcp.save(dict(state), storage_writer=_Writer(part), no_dist=no_dist)
     if _first():
         os.replace(part, final)
         marker = final / f"{DONE}.part"
@@ -92,7 +95,8 @@ def load(path: Path, state: dict[str, Tensor]) -> None:
                 f"{path.name} has {has} for {name}, which is {tuple(value.size())}", do="resume with the same model, or remove the checkpoints"
             )
     try:
-        dcp.load(state, storage_reader=reader, no_dist=not dist.is_initialized())
+        with _alone_or_not() as no_dist:
+            dcp.load(state, storage_reader=reader, no_dist=no_dist)
     except (dcp.CheckpointException, OSError, RuntimeError) as error:
         raise IntegrityError(f"{path} can't be read: {error}", do=f"remove {path}; the one before it is resumed") from error
 
@@ -109,6 +113,14 @@ def _first() -> bool:
 def _barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+@contextmanager
+def _alone_or_not() -> Iterator[bool]:
+    """Yield `no_dist`; a single process is meant, so DCP need not warn of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+        yield not dist.is_initialized()
 
 
 class _Writer(dcp.FileSystemWriter):
