@@ -1,4 +1,4 @@
-"""`atlas bench scale`: the sharded head, graphs, recomputation and the device watch: scripts below tests/benchmarks/scale.
+"""`atlas bench scale`: the sharded head, strategies, graphs, recomputation and the device watch: scripts below tests/benchmarks/scale.
 
 A script runs in a process of its own, since it measures its memory, and prints its rows. They are kept: started again, only scripts that
 did not end, or that changed since, are run.
@@ -23,7 +23,7 @@ from pipelines.bench.row import Row
 __all__ = ["CASES", "scale"]
 
 logger = logging.getLogger(__name__)
-CASES = ("head", "graph", "recompute", "watch")
+CASES = ("head", "strategies", "graph", "recompute", "watch")
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "tests" / "benchmarks" / "scale"
 

@@ -108,7 +108,9 @@ def test_a_killed_rank_ends_the_job_and_the_next_run_resumes_it(tmp_path: Path) 
             os.kill(heard[0]["ranks"][1], signal.SIGKILL)
 
     heard, say = lines(kill)
-    with pytest.raises(TryAgain, match=r"rank 1 ended with signal SIGKILL; it said last: .+ -> run the job again"):
+    with pytest.raises(
+        TryAgain, match=r"rank 1 ended with signal SIGKILL; it said last: .* \d+ steps of 2000 are kept, loss .* -> run the job again"
+    ):
         launch(job, tmp_path / "job", say=say, timeout_s=600)
     assert not any(map(is_alive, heard[0]["ranks"]))
     assert not (tmp_path / "job" / CURVE).exists()
@@ -120,6 +122,17 @@ def test_a_killed_rank_ends_the_job_and_the_next_run_resumes_it(tmp_path: Path) 
     assert 40 <= again[1]["resumed_at"] <= ended + 1
     uninterrupted = alone(tmp_path / "alone", ended + 20, {})
     assert losses == pytest.approx(uninterrupted, rel=1e-7)
+
+
+def test_ranks_end_with_their_agent(tmp_path: Path) -> None:
+    def kill(event: dict[str, Any]) -> None:
+        if event.get("step") == 5:
+            os.kill(int(Path(f"/proc/{heard[0]['ranks'][0]}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+
+    heard, say = lines(kill)
+    with pytest.raises(TryAgain, match="the job's agent ended with signal SIGKILL"):
+        launch(Job(work="probe", parallel=Parallel(strategy="ddp", data=2), steps=LONG), tmp_path, say=say, timeout_s=600)
+    assert not any(map(is_alive, heard[0]["ranks"]))
 
 
 def test_a_rank_that_fails_says_which_and_why(tmp_path: Path) -> None:

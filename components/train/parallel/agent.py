@@ -17,7 +17,9 @@ from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher import LaunchConfig, elastic_launch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from components.train.parallel.orphans import end_with_parent
 
 __all__ = ["FAILURES", "main"]
 
@@ -26,7 +28,7 @@ FAILURES = "failures.json"
 
 def main(ranks: int, logs: Path, command: list[str]) -> int:
     """Run `python -m COMMAND` as `ranks` processes; return 0, or 1 after writing LOGS/failures.json."""
-    _end_with_parent()
+    end_with_parent(signal.SIGTERM)  # the agent then ends its ranks
     streams = {rank: Std.ALL if rank else Std.ERR for rank in range(ranks)}
     config = LaunchConfig(
         min_nodes=1,
@@ -42,22 +44,15 @@ def main(ranks: int, logs: Path, command: list[str]) -> int:
     try:
         elastic_launch(config, sys.executable)("-u", "-m", *command)
     except ChildFailedError as error:
-        found = [_failure(rank, failure) for rank, failure in error.failures.items()]
+        found = [_failure(logs, rank, failure) for rank, failure in error.failures.items()]
         (logs / FAILURES).write_text(json.dumps(found))
         return 1
     return 0
 
 
-def _failure(rank: int, failure: Any) -> dict[str, Any]:
-    return {"rank": rank, "code": failure.exitcode, "pid": failure.pid, "at": failure.timestamp, "logs": str(Path(failure.error_file).parent)}
-
-
-def _end_with_parent() -> None:
-    """Let the kernel tell this process to end when its parent does (Linux); torchrun's agent then ends its ranks."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+def _failure(logs: Path, rank: int, failure: Any) -> dict[str, Any]:
+    place = next(logs.glob(f"*/attempt_0/{failure.local_rank}"))  # where DefaultLogsSpecs puts a rank's files
+    return {"rank": rank, "code": failure.exitcode, "pid": failure.pid, "at": failure.timestamp, "logs": str(place)}
 
 
 if __name__ == "__main__":

@@ -22,9 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, StorageMeta, TensorProperties, TensorStorageMetadata
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from components.core.errors import IntegrityError
 
@@ -52,7 +60,7 @@ def save(folder: Path, step: int, state: Mapping[str, Tensor], facts: Mapping[st
         part.mkdir(parents=True)
     _barrier()
     with _alone_or_not() as no_dist:
-        dcp.save(dict(state), storage_writer=_Writer(part), no_dist=no_dist)
+        state_dict_saver.save(dict(state), storage_writer=_Writer(part), no_dist=no_dist)
     if _first():
         os.replace(part, final)
         marker = final / f"{DONE}.part"
@@ -76,7 +84,9 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         facts = json.loads((found[-1] / DONE).read_text())
         return found[-1], {**facts, "step": int(facts["step"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{found[-1] / DONE} can't be read: {error}", do=f"remove {found[-1]}; the one before it is resumed") from error
+        raise IntegrityError(
+            f"{found[-1] / DONE} can't be read: {error}", do=f"remove {found[-1]}; the one before it is resumed"
+        ) from error
 
 
 def load(path: Path, state: dict[str, Tensor]) -> None:
@@ -92,12 +102,13 @@ def load(path: Path, state: dict[str, Tensor]) -> None:
         if not isinstance(kept, TensorStorageMetadata) or kept.size != value.size():
             has = f"{tuple(kept.size)}" if isinstance(kept, TensorStorageMetadata) else "nothing"
             raise IntegrityError(
-                f"{path.name} has {has} for {name}, which is {tuple(value.size())}", do="resume with the same model, or remove the checkpoints"
+                f"{path.name} has {has} for {name}, which is {tuple(value.size())}",
+                do="resume with the same model, or remove the checkpoints",
             )
     try:
         with _alone_or_not() as no_dist:
-            dcp.load(state, storage_reader=reader, no_dist=no_dist)
-    except (dcp.CheckpointException, OSError, RuntimeError) as error:
+            state_dict_loader.load(state, storage_reader=reader, no_dist=no_dist)
+    except (CheckpointException, OSError, RuntimeError) as error:
         raise IntegrityError(f"{path} can't be read: {error}", do=f"remove {path}; the one before it is resumed") from error
 
 
@@ -123,7 +134,7 @@ def _alone_or_not() -> Iterator[bool]:
         yield not dist.is_initialized()
 
 
-class _Writer(dcp.FileSystemWriter):
+class _Writer(FileSystemWriter):
     """Writes the index as JSON."""
 
     def finish(self, metadata: Metadata, results: list[list[Any]]) -> None:
@@ -140,7 +151,7 @@ class _Writer(dcp.FileSystemWriter):
         (Path(self.path) / _INDEX).write_text(json.dumps(index))
 
 
-class _Reader(dcp.FileSystemReader):
+class _Reader(FileSystemReader):
     """Reads it."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:

@@ -12,9 +12,11 @@ runs one rank, its place in the environment as torchrun sets it. FOLDER has `job
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -29,10 +31,13 @@ from components.core import log
 from components.core.errors import AtlasError, ConfigError, TryAgain
 from components.core.params import Frozen
 from components.train.parallel import checkpoint, strategies
+from components.train.parallel.orphans import end_with_parent
 from components.train.parallel.section import Parallel
 from components.train.parallel.works import Training, training
 
 __all__ = ["CURVE", "JOB", "WEIGHTS", "Job", "main", "train"]
+
+logger = logging.getLogger("components.train.parallel.job")  # a rank runs this module as __main__
 
 JOB, CURVE, WEIGHTS = "job.json", "curve.json", "weights.npz"
 
@@ -81,6 +86,7 @@ def train(job: Job, what: Training, folder: Path, device: torch.device, say: Cal
         say({"step": step, "loss": losses[-1]})
         if len(losses) == job.steps or (every and len(losses) % every == 0):
             checkpoint.save(kept, len(losses), strategy.state(), {"losses": losses})
+            logger.info("%d steps of %d are kept, loss %.6g", len(losses), job.steps, losses[-1])
     weights = strategy.full_state()
     if not dist.is_initialized() or dist.get_rank() == 0:
         _write(folder, weights, {"losses": losses, "resumed_at": resumed_at})
@@ -103,7 +109,7 @@ def _plain(value: torch.Tensor) -> Any:
 
 
 @contextmanager
-def _world(job: Job) -> Any:
+def _world(job: Job) -> Iterator[torch.device]:
     """Join the other ranks; yield this rank's device."""
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
@@ -121,6 +127,7 @@ def _world(job: Job) -> Any:
 def main(folder: Path) -> int:
     """Run one rank; return its exit code: 0, or that of an `AtlasError`."""
     log.setup()
+    end_with_parent(signal.SIGKILL)
 
     def say(event: Mapping[str, Any]) -> None:
         if os.environ["RANK"] == "0":
@@ -133,6 +140,7 @@ def main(folder: Path) -> int:
             pids: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(pids, os.getpid())
             say({"ranks": pids})
+            logger.info("rank %s of %d on %s: %s", os.environ["RANK"], len(pids), device, job.parallel.strategy)
             train(job, training(job.work, job.options), folder, device, say)
     except (OSError, ValidationError) as error:
         return _failed(ConfigError(f"{folder / JOB} can't be used: {error}", do="write it with `launch`"))

@@ -53,8 +53,10 @@ def launch(job: Job, folder: Path, *, say: Callable[[str], None] = logger.info, 
     command = [sys.executable, "-m", "components.train.parallel.agent", str(job.parallel.world), str(logs)]
     command += ["components.train.parallel.job", str(folder.resolve())]
     last, late = "", threading.Event()
-    with (logs / "agent.log").open("w") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=_environment())
+    with (
+        (logs / "agent.log").open("w") as file,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=_environment()) as process,
+    ):
         timer = threading.Timer(timeout_s or threading.TIMEOUT_MAX, _end, (process, late))
         timer.daemon = True
         timer.start()
@@ -65,9 +67,7 @@ def launch(job: Job, folder: Path, *, say: Callable[[str], None] = logger.info, 
             code = process.wait()
         finally:
             timer.cancel()
-            if process.poll() is None:
-                process.terminate()  # the agent ends its ranks
-                process.wait()
+            process.terminate()  # when `say` failed or this was interrupted; the agent ends its ranks
     if late.is_set():
         raise TryAgain(f"the job was not done after {timeout_s:g} s; rank 0 said last: {last or 'nothing'}", do="give it more time")
     if code:

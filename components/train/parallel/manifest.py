@@ -21,7 +21,14 @@ _NAME = "atlas"
 
 
 def manifest(
-    kind: Literal["TrainJob", "PyTorchJob"], name: str, world: int, resources: Resources, *, image: str, folder: str, runtime: str = "atlas-torch"
+    kind: Literal["TrainJob", "PyTorchJob"],
+    name: str,
+    world: int,
+    resources: Resources,
+    *,
+    image: str,
+    folder: str,
+    runtime: str = "atlas-torch",
 ) -> dict[str, Any]:
     """Return the manifest of one job.
 

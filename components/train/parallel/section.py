@@ -30,6 +30,7 @@ class Parallel(Frozen):
         micro_batches: Parts into which a process cuts its rows: what fills a pipeline; for other strategies, gradient accumulation.
         schedule: Of a pipeline: `gpipe`; `1f1b` (Narayanan et al. 2019); `interleaved` (arXiv 2104.04473), two stages a process;
             `zero_bubble` (ZB1P) and `zbv` (arXiv 2401.10241), which put the weights' gradients into the idle time.
+        bucket_mb: MiB of gradients that `ddp` sends at a time: small ones start earlier, large ones cost less each.
         checkpoint_every: Steps; 0: only after the last one.
     """
 
@@ -39,6 +40,7 @@ class Parallel(Frozen):
     pipeline: int = Field(1, ge=1, le=1024)
     micro_batches: int = Field(1, ge=1, le=4096)
     schedule: Schedule = "1f1b"
+    bucket_mb: float = Field(25.0, gt=0, le=4096)
     checkpoint_every: int = Field(100, ge=0)
 
     @property
@@ -56,8 +58,9 @@ class Parallel(Frozen):
             raise ValueError(f"pipeline {self.pipeline} goes with strategy 'pipeline', not with '{self.strategy}': set pipeline to 1")
         if self.strategy == "pipeline":
             self._check_pipeline()
-        elif "schedule" in self.model_fields_set:
-            raise ValueError(f"schedule '{self.schedule}' goes with strategy 'pipeline', not with '{self.strategy}': leave it out")
+        for name, strategy in (("schedule", "pipeline"), ("bucket_mb", "ddp")):
+            if name in self.model_fields_set and self.strategy != strategy:
+                raise ValueError(f"{name} goes with strategy '{strategy}', not with '{self.strategy}': leave it out")
         return self
 
     def _check_pipeline(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.checkpoint.state_dict import (
@@ -35,9 +34,9 @@ def state_of(parts: Sequence[Part]) -> dict[str, Tensor]:
     """Return what lies on this rank; shards are DTensors."""
     found: dict[str, Tensor] = {}
     for model, optimiser in parts:
-        found |= {MODEL + name: value for name, value in get_model_state_dict(model).items()}
-        entries = get_optimizer_state_dict(model, optimiser, options=_FLAT).items()
-        found |= {OPTIM + name: value for name, value in entries if isinstance(value, Tensor) and name.startswith("state.")}
+        found |= {MODEL + name: value for name, value in get_model_state_dict(model).items() if isinstance(value, Tensor)}
+        entries: dict[str, Any] = get_optimizer_state_dict(model, optimiser, options=_FLAT)
+        found |= {OPTIM + name: value for name, value in entries.items() if isinstance(value, Tensor) and name.startswith("state.")}
     return found
 
 
@@ -51,10 +50,12 @@ def load_state(parts: Sequence[Part], state: dict[str, Tensor]) -> None:
         weights: dict[str, Any] = dict(get_model_state_dict(model))
         entries: dict[str, Any] = dict(get_optimizer_state_dict(model, optimiser, options=_FLAT))
         try:
-            weights = {name: state[MODEL + name] for name in weights}
+            weights = {name: state[MODEL + name] if isinstance(value, Tensor) else value for name, value in weights.items()}
             entries = {name: _entry(name, value, state) for name, value in entries.items()}
         except KeyError as error:
-            raise IntegrityError(f"the checkpoint has no {error}", do="resume it with the model and the optimizer that it was made of") from error
+            raise IntegrityError(
+                f"the checkpoint has no {error}", do="resume it with the model and the optimizer that it was made of"
+            ) from error
         set_model_state_dict(model, weights)
         set_optimizer_state_dict(model, optimiser, entries, options=_FLAT)
 
@@ -65,6 +66,7 @@ def _entry(name: str, value: Any, state: dict[str, Tensor]) -> Any:
 
 def full_model_state(model: nn.Module) -> dict[str, Tensor]:
     """Return all weights on the CPU of rank 0; a collective."""
-    many = dist.is_initialized()
     found = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return {} if many and dist.get_rank() else {name: value.detach().to("cpu", copy=True) for name, value in found.items()}
+    if dist.is_initialized() and dist.get_rank():
+        return {}
+    return {name: value.detach().to("cpu", copy=True) for name, value in found.items() if isinstance(value, Tensor)}

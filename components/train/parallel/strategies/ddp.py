@@ -20,7 +20,9 @@ def make(parallel: Parallel, mesh: Mesh, work: Work, device: torch.device) -> St
         ConfigError: The world is not the mesh.
     """
     data = mesh.device_mesh(device.type)["data"]
-    model = DistributedDataParallel(build(work).to(device), process_group=data.get_group(), gradient_as_bucket_view=True)
+    model = DistributedDataParallel(
+        build(work).to(device), process_group=data.get_group(), bucket_cap_mb=parallel.bucket_mb, gradient_as_bucket_view=True
+    )
 
     def synchronise(last: bool) -> None:
         model.require_backward_grad_sync = last  # what `no_sync` sets, without a context around forward and backward

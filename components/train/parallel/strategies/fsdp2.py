@@ -6,6 +6,8 @@ The model is made whole on every rank's CPU before it is sharded, so that its we
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.distributed.fsdp import fully_shard
 
@@ -33,7 +35,7 @@ def make(parallel: Parallel, mesh: Mesh, work: Work, device: torch.device) -> St
         work.tensor(model, whole["tensor"])
     for layer in layers_of(model):
         fully_shard(layer, mesh=data)
-    sharded = fully_shard(model, mesh=data)
+    sharded: Any = fully_shard(model, mesh=data)  # the same model, its class extended by FSDPModule
     return Whole(
         sharded,
         work.optimiser(sharded.parameters()),

@@ -1,4 +1,4 @@
-"""Pipeline parallel: each rank holds one or two stages of a chain of layers; micro-batches pass through them (torch.distributed.pipelining).
+"""Pipeline parallel by torch.distributed.pipelining: each rank holds stages of a chain of layers, micro-batches pass through them.
 
 With data > 1 each place has a pipeline of its own, and gradients are averaged between them after the last micro-batch.
 """
@@ -126,7 +126,7 @@ class _Pipeline:
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat, group=self.data)
         flat /= self.mesh.data
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
     def state(self) -> State:

@@ -140,7 +140,9 @@ class _Zero:
                 for entry in single:
                     self.base.state[flat][entry].copy_(state[f"{OPTIM}state.{first}.{entry}"])
         except KeyError as error:
-            raise IntegrityError(f"the checkpoint has no {error}", do="resume it with the model and the optimizer that it was made of") from error
+            raise IntegrityError(
+                f"the checkpoint has no {error}", do="resume it with the model and the optimizer that it was made of"
+            ) from error
 
     def _set(self, param: nn.Parameter, weights: Tensor, entries: State) -> None:
         with deepspeed.zero.GatheredParameters([param], modifier_rank=0, enabled=self.stage == 3), torch.no_grad():
