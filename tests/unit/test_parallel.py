@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import OrderedDict
+from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -128,6 +129,13 @@ def test_one_process_repeats_the_golden_curve(tmp_path: Path) -> None:
     assert curves.deviation(losses, json.loads(curves.GOLDEN.read_text())["losses"]) <= 1e-9, "see rewrite in the golden file"
     assert json.loads((tmp_path / CURVE).read_text()) == {"losses": losses, "resumed_at": 0}
     assert losses[-1] < losses[0]
+
+
+def test_the_curve_shows_a_gradient_that_is_wrong_by_a_thousandth() -> None:
+    what, wrong = training("probe", {}), 1.001
+    strategy = make(Parallel(), replace(what.work, loss=lambda x, y: wrong * what.work.loss(x, y)), CPU)
+    losses = [strategy.step(what.batch(step), what.rate(step)) / wrong for step in range(curves.STEPS)]
+    assert curves.deviation(losses, json.loads(curves.GOLDEN.read_text())["losses"]) > 10 * curves.SINGLE_PRECISION
 
 
 def test_accumulating_micro_batches_changes_nothing() -> None:
