@@ -105,9 +105,13 @@ def _seconds(acts: dict[str, Callable[[], object]], times: int) -> dict[str, flo
     return {name: min(seconds) for name, seconds in found.items()}
 
 
+def _forward_s(quick: bool) -> float:
+    return 0.03 if quick else 0.05
+
+
 def bubbles(quick: bool) -> dict[str, float]:
     """Return the share of the time that a rank is idle, by schedule. Sleeping longer than asked counts as idle."""
-    forward_s = 0.015 if quick else 0.05
+    forward_s = _forward_s(quick)
     work = _work(2 * STAGES, forward_s / 2, 1024)
     batch = torch.zeros(MICRO_BATCHES, 4), torch.ones(MICRO_BATCHES, 4)
     acts: dict[str, Callable[[], object]] = {}
@@ -170,7 +174,7 @@ def _curves(world: int) -> Iterator[Row]:
 
 def _rows(quick: bool) -> Iterator[Row]:
     idle = _ranks("bubbles", STAGES, quick)
-    about = f"pipeline bubble, P = {STAGES}, M = {MICRO_BATCHES}, {SLEEPS}"
+    about = f"pipeline bubble, P = {STAGES}, M = {MICRO_BATCHES}, {1000 * _forward_s(quick):g} ms a forward pass, {SLEEPS}"
     yield row(f"{about}: gpipe", idle["gpipe"], "share", "theory (p-1)/(m+p-1)", THEORY, "")
     yield row(f"{about}: 1f1b", idle["1f1b"], "share", "1.05 x theory (p-1)/(m+p-1)", 1.05 * THEORY, "<=")
     yield row(f"{about}: interleaved", idle["interleaved"], "share", "limit", 0.2, "<=")
