@@ -77,7 +77,7 @@ def run(world: int, folder: Path, timeout_s: float = 900) -> dict[str, list[floa
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run([*command, __file__, str(world), str(folder)], env=env, capture_output=True, text=True, timeout=timeout_s)
     if done.returncode:
-        raise RuntimeError(done.stderr[-4000:])
+        raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-12000:]}")
     return {path.parent.name: json.loads(path.read_text())["losses"] for path in folder.glob("*/curve.json")}
 
 
@@ -85,6 +85,7 @@ def _rank(world: int, folder: Path) -> None:
     import torch
     from torch import distributed as dist
 
+    from components.train.parallel.ending import leave
     from components.train.parallel.job import Job, train
     from components.train.parallel.works import training
 
@@ -96,6 +97,7 @@ def _rank(world: int, folder: Path) -> None:
             if place == folder / name or place.is_dir():
                 train(job, training(job.work, job.options), place, torch.device("cpu"), lambda event: None)
     dist.destroy_process_group()
+    leave(0)
 
 
 def _golden() -> None:

@@ -19,7 +19,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from components.train.parallel.orphans import end_with_parent
+from components.train.parallel.ending import end_with_parent
 
 __all__ = ["FAILURES", "main"]
 

@@ -31,7 +31,7 @@ from components.core import log
 from components.core.errors import AtlasError, ConfigError, TryAgain
 from components.core.params import Frozen
 from components.train.parallel import checkpoint, strategies
-from components.train.parallel.orphans import end_with_parent
+from components.train.parallel.ending import end_with_parent, leave
 from components.train.parallel.section import Parallel
 from components.train.parallel.works import Training, training
 
@@ -125,7 +125,7 @@ def _world(job: Job) -> Iterator[torch.device]:
 
 
 def main(folder: Path) -> int:
-    """Run one rank; return its exit code: 0, or that of an `AtlasError`."""
+    """Run one rank; return its exit code: 0, that of an `AtlasError`, or 1."""
     log.setup()
     end_with_parent(signal.SIGKILL)
 
@@ -148,6 +148,9 @@ def main(folder: Path) -> int:
         return _failed(TryAgain(f"another rank can't be reached: {error}", do="run the job again"))
     except AtlasError as error:
         return _failed(error)
+    except Exception:
+        logger.exception("a bug in the job, or a rank that is no longer there")
+        return 1
     return 0
 
 
@@ -157,4 +160,4 @@ def _failed(error: AtlasError) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))

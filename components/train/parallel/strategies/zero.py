@@ -46,6 +46,9 @@ def make(parallel: Parallel, mesh: Mesh, work: Work, device: torch.device) -> St
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
     }
+    # On a CPU its ranks map each other's shared memory and do not wait until the owner has filled it.
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False, verbose=False)
+    dist.barrier()
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimiser, config=config, dist_init_required=False)
     return _Zero(engine, stage, work, device, place, mesh.data, parallel.micro_batches)
 
