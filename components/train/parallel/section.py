@@ -1,0 +1,78 @@
+"""The scenario's `train.parallel` section: how many processes train, and how they share the work. Light: imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from components.core.params import Frozen
+
+__all__ = ["STAGES_A_RANK", "Parallel", "Schedule", "Strategy"]
+
+Strategy = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "pipeline"]
+Schedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zbv"]
+
+STAGES_A_RANK: Mapping[Schedule, int] = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zero_bubble": 2, "zbv": 2}
+"""How many stages of the model each process of a pipeline holds."""
+
+
+class Parallel(Frozen):
+    """How a model is trained by several processes.
+
+    Attributes:
+        strategy: `single`; `ddp`, whole models, gradients averaged; `fsdp2`, weights, gradients and optimizer state in shards; `zero1` to
+            `zero3`, DeepSpeed's shards of the optimizer state, also of the gradients, also of the weights; `pipeline`, layers apart.
+        data: Processes that take different rows of each global batch.
+        tensor: Processes that share each layer (with `fsdp2`; the model's work must say how its layers are split).
+        pipeline: Processes that hold different layers.
+        micro_batches: Parts into which a process cuts its rows: what fills a pipeline; for other strategies, gradient accumulation.
+        schedule: Of a pipeline: `gpipe`; `1f1b` (Narayanan et al. 2019); `interleaved` (arXiv 2104.04473), two stages a process;
+            `zero_bubble` (ZB1P) and `zbv` (arXiv 2401.10241), which put the weights' gradients into the idle time.
+        bucket_mb: MiB of gradients that `ddp` sends at a time: small ones start earlier, large ones cost less each.
+        checkpoint_every: Steps; 0: only after the last one.
+    """
+
+    strategy: Strategy = "single"
+    data: int = Field(1, ge=1, le=65536)
+    tensor: int = Field(1, ge=1, le=1024)
+    pipeline: int = Field(1, ge=1, le=1024)
+    micro_batches: int = Field(1, ge=1, le=4096)
+    schedule: Schedule = "1f1b"
+    bucket_mb: float = Field(25.0, gt=0, le=4096)
+    checkpoint_every: int = Field(100, ge=0)
+
+    @property
+    def world(self) -> int:
+        """The number of processes: the product of the degrees."""
+        return self.data * self.tensor * self.pipeline
+
+    @model_validator(mode="after")
+    def _fits(self) -> Parallel:
+        if self.strategy == "single" and self.world > 1:
+            raise ValueError(f"strategy 'single' is one process, the degrees ask for {self.world}: set data, tensor and pipeline to 1")
+        if self.tensor > 1 and self.strategy != "fsdp2":
+            raise ValueError(f"tensor {self.tensor} goes with strategy 'fsdp2', not with '{self.strategy}': set tensor to 1, or use fsdp2")
+        if self.pipeline > 1 and self.strategy != "pipeline":
+            raise ValueError(f"pipeline {self.pipeline} goes with strategy 'pipeline', not with '{self.strategy}': set pipeline to 1")
+        if self.strategy == "pipeline":
+            self._check_pipeline()
+        for name, strategy in (("schedule", "pipeline"), ("bucket_mb", "ddp")):
+            if name in self.model_fields_set and self.strategy != strategy:
+                raise ValueError(f"{name} goes with strategy '{strategy}', not with '{self.strategy}': leave it out")
+        return self
+
+    def _check_pipeline(self) -> None:
+        if self.pipeline < 2:
+            raise ValueError("strategy 'pipeline' needs at least 2 processes in a row: set pipeline to 2 or more")
+        if self.micro_batches < self.pipeline:
+            raise ValueError(
+                f"{self.micro_batches} micro-batches leave processes of a pipeline of {self.pipeline} idle: use {self.pipeline} or more"
+            )
+        rounds = self.micro_batches // self.pipeline
+        if self.schedule in ("interleaved", "zero_bubble") and self.micro_batches % rounds:
+            raise ValueError(
+                f"schedule '{self.schedule}' runs {rounds} rounds of {self.pipeline} or more micro-batches: {self.micro_batches} is no "
+                f"multiple of {rounds}, {rounds * self.pipeline} is"
+            )
