@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 __all__ = ["LiveBytes", "held_by", "pretended"]
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within `with`: bytes of the storages that operations have made and that are still alive.
 
     Args:
@@ -32,7 +32,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, ignored: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._ignored = [tensor.untyped_storage() for tensor in ignored]  # held, so that their addresses stay theirs
         self._known: dict[int, weakref.ref[torch.UntypedStorage] | None] = {id(storage): None for storage in self._ignored}
@@ -67,7 +67,8 @@ class LiveBytes(TorchDispatchMode):
 def held_by(model: nn.Module, given: Any = None) -> list[Tensor]:
     """Return the model's parameters, their gradients and buffers, and the tensors in `given`."""
     params = list(model.parameters())
-    return [*params, *(p.grad for p in params if p.grad is not None), *model.buffers(), *(x for x in tree_leaves(given) if isinstance(x, Tensor))]
+    gradients = [param.grad for param in params if param.grad is not None]
+    return [*params, *gradients, *model.buffers(), *(leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))]
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def pretended(model: nn.Module, given: Any, *, gradients: bool = True) -> Iterat
         if tensor is None:
             return None
         if id(tensor) not in fakes:  # tied weights stay tied
-            made = mode.from_tensor(tensor.detach())
+            made: Tensor = mode.from_tensor(tensor.detach())
             if isinstance(tensor, nn.Parameter):
                 made = nn.Parameter(made, requires_grad=tensor.requires_grad)
                 if gradients and tensor.requires_grad:

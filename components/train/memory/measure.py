@@ -7,8 +7,8 @@
 | `saved` | as given | what autograd itself saves, by block (saved-tensor hooks); blind to what `selective` keeps |
 | `seconds` | real, few rows | what a block's mode costs: sizes can be forecast, times can not |
 
-Bytes are of activations and temporaries: without parameters, buffers, the optimiser's state, and gradients of parameters, which are taken to
-exist. Only the gradient on its way into them counts. None of the functions leaves a trace in the model or in the random numbers.
+Bytes are of activations and temporaries: without parameters, buffers, the optimiser's state, and gradients of parameters, which are
+taken to exist. Only the gradient on its way into them counts. No function leaves a trace in the model or in the random numbers.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Region:
     """The time from one mark to the next.
 
     Attributes:
-        kind: `start`; `forward` and `after` of a block: when it is entered and left; `loss`: the forward pass is over; `backward` of a block:
-            the gradient of what it gave is known. The last one ends with the step.
+        kind: `start`; `forward` and `after` of a block: it is entered, left; `loss`: the forward pass is over; `backward` of a block: the
+            gradient of what it gave is known. The last one ends with the step.
         block: Its name, or empty.
         before: Bytes alive when it begins.
         peak: The most bytes alive within it.
@@ -129,7 +129,7 @@ def seconds(model: nn.Module, loss: Loss, batch: Any, blocks: Sequence[str], *, 
         for turn in range(repeats + 1):
             for mode in MODES:
                 with applied(model, dict.fromkeys(blocks, mode)):
-                    step = _run(model, loss, batch, blocks)
+                    step = _run(model, loss, batch, blocks, counted=False)
                 if turn:  # the first one warms up
                     for block, duration in _by_block(step).items():
                         found[mode][block] = min(duration, found[mode].get(block, duration))
@@ -169,8 +169,12 @@ def _by_block(step: Step) -> dict[str, float]:
     return sums
 
 
-def _run(model: nn.Module, loss: Loss, batch: Any, blocks: Collection[str]) -> Step:
-    with LiveBytes(held_by(model, batch)) as live, ExitStack() as stack:
+def _run(model: nn.Module, loss: Loss, batch: Any, blocks: Collection[str], *, counted: bool = True) -> Step:
+    """Without `counted` all bytes are 0, and durations are free of the cost of counting."""
+    live = LiveBytes(held_by(model, batch))
+    with ExitStack() as stack:
+        if counted:
+            stack.enter_context(live)
         marks = _Marks(live, _clock(model))
         for name in blocks:
             block = model.get_submodule(name)
@@ -200,7 +204,7 @@ class _Marks:
     def left(self, block: str, out: Any) -> None:
         given = next((leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad), None)
         if given is not None:
-            given.register_hook(lambda _gradient: self("backward", block))
+            given.register_hook(lambda _gradient: self("backward", block))  # type: ignore[no-untyped-call]
         self("after", block)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ def rows_of(batch: Any) -> int:
 def split(batch: Any, rows: int) -> Iterator[Any]:
     """Yield the batch's parts of `rows` rows; the last one may have fewer."""
     for first in range(0, rows_of(batch), rows):
-        yield tree_map_only(Tensor, lambda tensor, first=first: tensor[first : first + rows], batch)
+        part = slice(first, first + rows)
+        yield tree_map_only(Tensor, itemgetter(part), batch)
 
 
 def resized(batch: Any, rows: int) -> Any:
@@ -86,9 +88,9 @@ def accumulate(
 ) -> Tensor:
     """Add the gradients of the mean loss over the whole batch to the parameters', one micro-batch at a time.
 
-    Each part's mean loss is weighted by its share of the terms, so an uneven last part, or padding, is counted right. Across processes the mean
-    is over all processes' terms, whatever each one has; DDP and FSDP2, which divide by the number of processes, communicate once, in the last
-    part.
+    Each part's mean loss is weighted by its share of the terms, so an uneven last part, or padding, is counted right. Across processes the
+    mean is over all processes' terms, whatever each one has; DDP and FSDP2, which divide by the number of processes, exchange gradients
+    once, in the last part.
 
     Args:
         model: As trained: plain, DDP or FSDP2. Recomputation may be applied.
@@ -96,7 +98,8 @@ def accumulate(
         batch: This process' batch, rows first.
         rows: Of a micro-batch.
         count: A part -> the number of terms its mean is over: rows, or tokens that are not padding.
-        group: Its processes share the mean; None: this one alone. If nothing wraps the model, gradients are this process' share: add them up.
+        group: Its processes share the mean; None: this one alone. If nothing wraps the model, gradients are this process' share: add them
+            up.
         exact: Refuse BatchNorm in training, whose statistics would be the parts' instead of the batch's.
 
     Returns:
@@ -104,7 +107,8 @@ def accumulate(
 
     Raises:
         ConfigError: BatchNorm, see `exact`.
-        DataError: There are no terms; or FSDP2's processes have different numbers of micro-batches, and would wait for one another for ever.
+        DataError: A process has no terms; or FSDP2's processes have different numbers of micro-batches, and would wait for one another
+            for ever. All processes raise it.
     """
     norm = next((name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.training), None)
     terms_of = [(part, count(part)) for part in split(batch, rows)]
@@ -136,7 +140,7 @@ def _shared(model: nn.Module, terms: list[int], group: dist.ProcessGroup | None,
         totals, numbers = [int(each[0]) for each in gathered], {int(each[1]) for each in gathered}
     if 0 in totals:
         raise DataError("a process' batch has no terms to take the mean of", do="leave such a batch out in all processes")
-    sharded = hasattr(model, "set_requires_gradient_sync")
+    sharded = _sharded(model)
     if sharded and len(numbers) > 1:
         raise DataError(f"FSDP2's processes have {sorted(numbers)} micro-batches with terms", do="give every process as many")
     averages = sharded or isinstance(model, nn.parallel.DistributedDataParallel)
@@ -147,7 +151,13 @@ def _quiet(model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
     """Gradients are exchanged in the last part only."""
     if isinstance(model, nn.parallel.DistributedDataParallel) and not last:
         return model.no_sync()
-    if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(last)
-        model.set_is_last_backward(last)
+    if _sharded(model):
+        sharded: Any = model
+        sharded.set_requires_gradient_sync(last)
+        sharded.set_is_last_backward(last)
     return nullcontext()
+
+
+def _sharded(model: nn.Module) -> bool:
+    """FSDP2's classes are not asked for: importing them imports torch's compiler."""
+    return hasattr(model, "set_requires_gradient_sync")

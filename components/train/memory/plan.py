@@ -1,16 +1,21 @@
 """Which blocks to recompute.
 
-`auto` chooses a mode for every block so that a step's peak fits a budget at the least extra time. The peak is not the sum of what is kept:
-block i is recomputed when the blocks behind it are free again. With held(j) what block j keeps and local(i) the most that is alive on top of the
-blocks before it while it works, a plan fits if for every i: start + Σ_{j<i} held(j) + local(i) <= budget, and at the end of the forward pass
-start + Σ_j held(j) + head <= budget. So the last block is often kept for nothing. Solved exactly, by the Pareto front over (bytes held, seconds)
-block by block (Nemhauser and Ullmann 1969, "Discrete dynamic programming and capital allocation"); the front of equal blocks stays small.
+`auto` chooses a mode for every block so that a step's peak fits a budget at the least extra time. The peak is not the sum of what is
+kept: block i is recomputed when the blocks behind it are free again. With held(j) what block j keeps and local(i) the most that is alive
+on top of the blocks before it while it works, a plan fits if
+
+    start + Σ_{j<i} held(j) + local(i) <= budget   for every i, and
+    start + Σ_j held(j) + head <= budget           at the end of the forward pass.
+
+So keeping the last block often costs nothing. It is solved exactly, by the Pareto front over (bytes held, seconds) block by block
+(Nemhauser and Ullmann 1969, "Discrete dynamic programming and capital allocation"); the front of equal blocks stays small.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -86,8 +91,8 @@ def every(blocks: Collection[str], n: int = 1, mode: Mode = "full") -> dict[str,
 def auto(model: nn.Module, loss: Loss, batch: Any, budget_bytes: int, *, rows: int | None = None, blocks: Sequence[str] = ()) -> Plan:
     """Return the plan with the least extra time whose peak fits.
 
-    Sizes are forecast, times are measured on `batch`. The plan's own forecast has the last word: where it exceeds the budget by what the blocks'
-    sizes did not tell, the plan is made anew with that much less.
+    Sizes are forecast, times are measured on `batch`. The plan's own forecast has the last word: where it exceeds the budget by what the
+    blocks' sizes did not tell, the plan is made anew with that much less.
 
     Args:
         model: Not wrapped, in training mode.
@@ -175,11 +180,11 @@ def _problem(names: Sequence[str], steps: Mapping[Mode, Step], extra: Mapping[Mo
     for mode, step in steps.items():
         entered = [region for region in step.regions if region.kind in ("forward", "loss")]
         held = dict.fromkeys(order, 0)
-        for region, following in zip(entered, entered[1:], strict=False):
+        for region, following in pairwise(entered):
             held[region.block] += following.before - region.before
         top = [r for r in step.regions if r.kind == "loss" or (r.kind == "after" and r.block == order[-1])]
-        # A block that is called again has no single place in the order of the backward pass: count all as if it worked on top of everything.
-        head = max(head, max(r.peak for r in top if once) - step.held_bytes if once else step.peak_bytes - step.held_bytes)
+        # A block that is called again has no single place in the backward pass: count it as if it worked on top of everything.
+        head = max(head, (max(r.peak for r in top) if once else step.peak_bytes) - step.held_bytes)
         for name in order:
             here = [r for r in step.regions if r.block == name and (r.kind != "after" or name != order[-1])]
             local = max(r.peak for r in here) - next(r.before for r in here if r.kind == "forward")

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from components.core.errors import ConfigError, nearest
 
-__all__ = ["MODES", "Mode", "apply", "applied", "modes_of", "refuse_wrapped", "remove"]
+__all__ = ["MODES", "Mode", "applied", "apply", "modes_of", "refuse_wrapped", "remove"]
 
 Mode = Literal["none", "selective", "full"]
 """What a block keeps for the backward pass: everything, its inputs and matrix products, its inputs."""
@@ -134,13 +134,14 @@ def _class(block: type[nn.Module]) -> type[nn.Module]:
 
 
 def _put(block: nn.Module, mode: Mode) -> None:
-    own = getattr(type(block), "_own_class", type(block))
+    own: Any = getattr(type(block), "_own_class", type(block))
+    changed: Any = block
     if mode == "none":
         if isinstance(block, _Recomputed):
-            block.__class__ = own
             del block._recompute_mode
+        changed.__class__ = own
         return
-    block.__class__ = _class(own)
+    changed.__class__ = _class(own)
     vars(block)["_recompute_mode"] = mode
     vars(block).setdefault("_recompute_needed", None)
 
@@ -150,7 +151,7 @@ def _contexts(block: _Recomputed) -> tuple[AbstractContextManager[Any], Abstract
     kept: AbstractContextManager[Any] = nullcontext()
     if block._recompute_mode == "full":
         return kept, _again(block, norms, None)
-    caching, cached = create_selective_checkpoint_contexts(_policy(block._recompute_needed))
+    caching, cached = create_selective_checkpoint_contexts(_policy(block._recompute_needed))  # type: ignore[no-untyped-call]
     return caching, _again(block, norms, cached)
 
 
@@ -190,11 +191,11 @@ def _again(block: _Recomputed, norms: list[_NormBase], cached: TorchDispatchMode
                 vars(block)["_recompute_needed"] = dict(counting.calls)
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts calls of products."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: Counter[Any] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
