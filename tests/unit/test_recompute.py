@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from itertools import product
@@ -321,41 +322,49 @@ class TestSolve:
         assert plan.least(problem) == min(peak_of(problem, chosen) for chosen in product(*problem.options.values()))
 
 
+@cache
+def survey(rows: int) -> tuple[plan.Survey, nn.Module, Callable[[Tensor], Tensor], Tensor]:
+    model, loss, ids = make_gpt(0.1)
+    return plan.Survey(model, loss, ids, rows=rows), model, loss, ids
+
+
 class TestAuto:
-    @settings(max_examples=6, deadline=None)
-    @given(share=st.floats(0.1, 1.1), rows=st.integers(1, 16))
+    @settings(max_examples=20, deadline=None)
+    @given(share=st.floats(0.1, 1.1), rows=st.sampled_from([1, 4, 16]))
     def test_keeps_to_every_budget_or_says_what_is_possible(self, share: float, rows: int) -> None:
-        model, loss, ids = make_gpt()
-        none, every = (measure.forecast(model, loss, ids, m, rows=rows) for m in ({}, PLANS["every"](list(blocks.find(model)))))
-        budget = int(none.peak_bytes * share)
+        of, model, loss, ids = survey(rows)
+        budget = int(of.whole.peak_bytes * share)
         try:
-            found = plan.auto(model, loss, ids, budget, rows=rows)
+            found = of.plan(budget)
         except ConfigError as error:
-            assert budget < every.peak_bytes
             possible = int(str(error).split("least possible is ")[1].split(" bytes")[0].replace(",", ""))
-            assert budget < possible <= every.peak_bytes
-            assert plan.auto(model, loss, ids, possible, rows=rows).peak_bytes == possible
+            assert budget < possible <= measure.forecast(model, loss, ids, PLANS["every"](list(blocks.find(model))), rows=rows).peak_bytes
+            assert of.plan(possible).peak_bytes == possible
             return
         step = measure.forecast(model, loss, ids, found.modes, rows=rows)
         assert (step.peak_bytes, step.held_bytes) == (found.peak_bytes, found.held_bytes)
         assert step.peak_bytes <= budget
+        assert found == of.plan(budget)
         assert not recompute.modes_of(model)
 
     def test_real_steps_keep_to_the_budget(self) -> None:
-        model, loss, ids = make_gpt(0.1)
-        none = measure.forecast(model, loss, ids)
+        of, model, loss, ids = survey(4)
         for share in (0.75, 0.5):
-            found = plan.auto(model, loss, ids, int(none.peak_bytes * share))
-            assert measure.measured(model, loss, ids, found.modes).peak_bytes <= none.peak_bytes * share
+            found = of.plan(int(of.whole.peak_bytes * share))
+            assert measure.measured(model, loss, ids, found.modes).peak_bytes <= of.whole.peak_bytes * share
 
-    def test_recomputes_no_more_than_it_must(self) -> None:
+    def test_takes_no_more_time_than_recomputing_every_block(self) -> None:
+        of, _, _, _ = survey(4)
+        every = sum(option.seconds for options in of.problem.options.values() for option in options if option.mode == "full")
+        for share in (0.95, 0.7, 0.5):
+            chosen = plan.solve(of.problem, int(of.whole.peak_bytes * share)) or {}
+            assert sum(option.seconds for option in chosen.values()) <= every
+            assert of.plan(int(of.whole.peak_bytes * share)).held_bytes <= of.whole.held_bytes * share
+
+    def test_recomputes_nothing_where_everything_fits(self) -> None:
         model, loss, ids = make_gpt()
-        none = measure.forecast(model, loss, ids).peak_bytes
-        whole = plan.auto(model, loss, ids, none)
-        assert set(whole.modes.values()) == {"none"}
-        assert whole.extra_share == 0
-        some = plan.auto(model, loss, ids, none - 1)
-        assert 0 < sum(mode != "none" for mode in some.modes.values()) < 4
+        found = plan.auto(model, loss, ids, measure.forecast(model, loss, ids).peak_bytes)
+        assert (set(found.modes.values()), found.extra_share) == ({"none"}, 0.0)
 
     def test_blocks_that_are_called_twice(self) -> None:
         model, loss, ids = make_gpt()

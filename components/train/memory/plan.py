@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +26,7 @@ from components.train.memory.blocks import find
 from components.train.memory.measure import Loss, Step, forecast, seconds
 from components.train.memory.recompute import MODES, Mode
 
-__all__ = ["Option", "Plan", "Problem", "auto", "every", "least", "solve"]
+__all__ = ["Option", "Plan", "Problem", "Survey", "auto", "every", "least", "solve"]
 
 
 @dataclass(frozen=True)
@@ -89,42 +90,68 @@ def every(blocks: Collection[str], n: int = 1, mode: Mode = "full") -> dict[str,
 
 
 def auto(model: nn.Module, loss: Loss, batch: Any, budget_bytes: int, *, rows: int | None = None, blocks: Sequence[str] = ()) -> Plan:
-    """Return the plan with the least extra time whose peak fits.
-
-    Sizes are forecast, times are measured on `batch`. The plan's own forecast has the last word: where it exceeds the budget by what the
-    blocks' sizes did not tell, the plan is made anew with that much less.
-
-    Args:
-        model: Not wrapped, in training mode.
-        loss: Calls the model.
-        batch: Real rows, for the times; they must fit without recomputation.
-        budget_bytes: For activations and temporaries, see `measure`.
-        rows: Of the micro-batch that is planned for; None: as many as `batch` has.
-        blocks: See `blocks.find`.
+    """Return the plan with the least extra time whose peak fits; arguments as `Survey`'s and `Survey.plan`'s.
 
     Raises:
         ConfigError: No plan fits; the message says what the least peak is.
     """
-    names = list(find(model, blocks))
-    steps = {mode: forecast(model, loss, batch, dict.fromkeys(names, mode), rows=rows, blocks=names) for mode in MODES}
-    if steps["none"].peak_bytes <= budget_bytes:
-        return Plan(dict.fromkeys(names, "none"), steps["none"].held_bytes, steps["none"].peak_bytes, 0.0)
-    durations = seconds(model, loss, batch, names)
-    problem = _problem(names, steps, _extra(model, names, durations))
-    total = sum(durations["none"].values())
-    allowed = budget_bytes
-    while (chosen := solve(problem, allowed)) is not None:
+    return Survey(model, loss, batch, rows=rows, blocks=blocks).plan(budget_bytes)
+
+
+class Survey:
+    """What the blocks of a model take in every mode: forecast sizes, measured times. Made once for any number of budgets.
+
+    Args:
+        model: Not wrapped, in training mode.
+        loss: Calls the model.
+        batch: Real rows, for the times; they must fit without recomputation. What a mode costs beside arithmetic weighs more on few rows.
+        rows: Of the micro-batch that is planned for; None: as many as `batch` has.
+        blocks: See `blocks.find`.
+
+    Attributes:
+        problem: What there is to choose from.
+        whole: The step without recomputation, as forecast.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, batch: Any, *, rows: int | None = None, blocks: Sequence[str] = ()) -> None:
+        self._names = list(find(model, blocks))
+        self._forecast = partial(forecast, model, loss, batch, rows=rows)
+        steps = {mode: self._forecast(dict.fromkeys(self._names, mode), blocks=self._names) for mode in MODES}
+        durations = seconds(model, loss, batch, self._names)
+        self.problem = _problem(self._names, steps, _extra(model, self._names, durations))
+        self.whole = steps["none"]
+        self._seconds = sum(durations["none"].values())
+
+    def plan(self, budget_bytes: int) -> Plan:
+        """Return the plan with the least extra time whose peak fits.
+
+        The plan's own forecast has the last word: where it exceeds the budget by what the blocks' sizes did not tell, the plan is made anew
+        with that much less.
+
+        Args:
+            budget_bytes: For activations and temporaries, see `measure`.
+
+        Raises:
+            ConfigError: No plan fits; the message says what the least peak is.
+        """
+        if self.whole.peak_bytes <= budget_bytes:  # noise in the times must not choose here
+            return Plan(dict.fromkeys(self._names, "none"), self.whole.held_bytes, self.whole.peak_bytes, 0.0)
+        allowed = budget_bytes
+        while (chosen := solve(self.problem, allowed)) is not None:
+            found = self._judged(chosen)
+            if found.peak_bytes <= budget_bytes:
+                return found
+            allowed -= found.peak_bytes - budget_bytes
+        smallest = self._judged(solve(self.problem, least(self.problem)) or {})
+        raise ConfigError(
+            f"no plan of recomputation fits {budget_bytes:,} bytes; the least possible is {smallest.peak_bytes:,} bytes",
+            do="allow more, or use a smaller micro-batch",
+        )
+
+    def _judged(self, chosen: Mapping[str, Option]) -> Plan:
         modes = {name: option.mode for name, option in chosen.items()}
-        step = forecast(model, loss, batch, modes, rows=rows)
-        if step.peak_bytes <= budget_bytes:
-            return Plan(modes, step.held_bytes, step.peak_bytes, sum(option.seconds for option in chosen.values()) / total)
-        allowed -= step.peak_bytes - budget_bytes
-    smallest = solve(problem, least(problem)) or {}
-    peak = forecast(model, loss, batch, {name: option.mode for name, option in smallest.items()}, rows=rows).peak_bytes
-    raise ConfigError(
-        f"no plan of recomputation fits {budget_bytes:,} bytes; the least possible is {peak:,} bytes",
-        do="allow more, or use a smaller micro-batch",
-    )
+        step = self._forecast(modes)
+        return Plan(modes, step.held_bytes, step.peak_bytes, sum(option.seconds for option in chosen.values()) / self._seconds)
 
 
 def solve(problem: Problem, budget: int) -> dict[str, Option] | None:
