@@ -166,6 +166,21 @@ class TestBuffers:
         with pytest.raises(ConfigError, match=r"in place.*use the mode `full`"):
             torch.autograd.backward(model[0](torch.randn(2, 4)).sum())
 
+    @pytest.mark.parametrize("mode", ["full", "selective"])
+    def test_an_input_that_is_changed_in_place_is_an_error(self, mode: recompute.Mode) -> None:
+        class Shifts(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = nn.Linear(4, 4)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return torch.tanh(self.inner(x.add_(1)))
+
+        model = nn.ModuleList([Shifts()])
+        recompute.apply(model, {"0": mode})
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.backward(model[0](torch.ones(2, 4, requires_grad=True) * 2).sum())
+
 
 class TestApply:
     def test_leaves_names_classes_and_copies_alone(self) -> None:

@@ -46,7 +46,8 @@ _PRODUCTS = frozenset(
 def apply(model: nn.Module, modes: Mapping[str, Mode]) -> None:
     """Make the named blocks recompute from now on; blocks that are not named stay as they are.
 
-    BatchNorm's running statistics are updated in the first pass only. A `selective` block can be gone through backwards once.
+    BatchNorm's running statistics are updated in the first pass only. A `selective` block can be gone through backwards once. A block whose
+    input is changed in place later fails in the backward pass, as autograd fails where a saved tensor is changed.
 
     Args:
         model: Before `torch.compile`, DDP and `fully_shard`.
