@@ -521,6 +521,7 @@ FAULTY: dict[str, Facts] = {
     "host syncs": replace(HEALTHY, device="cuda", syncs=(SYNC,)),
     "batch": replace(HEALTHY, doubled=cost(0.011)),
     "validation": replace(HEALTHY, validation_s=1.0),
+    "crowded": replace(HEALTHY, crowded=0.5),
     "memory": replace(HEALTHY, memory=MemoryForecast(95, {}, "measured"), limit_bytes=100),
     "step bound": HEALTHY,
 }
@@ -533,6 +534,14 @@ def test_a_rule_fires_where_its_fault_is(rule: str) -> None:
     assert all((advice.seen, advice.why, advice.do))
     assert advice.gain is None or advice.gain >= 1
     assert said.keys() - {rule, "step bound", "workers"} == set()
+
+
+def test_a_short_epoch_pays_for_its_first_load() -> None:
+    load = step = cost(0.01)
+    endless, short = predict(load, step, workers=1), predict(load, step, workers=1, batches=4)
+    assert endless.stall_share == pytest.approx(0.0, abs=0.01)
+    assert short.iteration_s == pytest.approx(0.05 / 4)  # one load, then four steps
+    assert short.stall_share == pytest.approx(1 / 5)
 
 
 def test_a_healthy_job_is_told_only_that_its_step_is_the_limit() -> None:
@@ -692,10 +701,13 @@ def test_the_lock_is_seen_where_it_is_held_and_not_where_all_sleep() -> None:
         end = time.perf_counter() + 0.3
         while time.perf_counter() < end:
             pass
-    with LockProbe() as free:
-        time.sleep(0.3)
     assert held.share > 0.6
-    assert free.share < 0.5
+    free = []
+    for _ in range(8):
+        with LockProbe() as probe:
+            time.sleep(0.05)
+        free.append(probe.share)
+    assert min(free) < 0.5  # the least: where others use the cores, a thread wakes up late for their sake
 
 
 def test_loads_in_pure_python_are_no_work_for_threads() -> None:
@@ -708,9 +720,8 @@ def test_loads_in_pure_python_are_no_work_for_threads() -> None:
 
     load = time_loads(loads(), batches=4, budget_s=5.0).cost
     assert load.locked > 0.6 * load.busy > 0
-    facts = Facts(
-        replace(load, busy=1.0, locked=load.locked / load.busy), cost(0.04, busy=1.0, locked=1.0), cores=4
-    )  # as if nobody else ran
+    alone = replace(load, busy=1.0, locked=load.locked / load.busy)  # as if nobody else had used the cores
+    facts = Facts(alone, cost(0.04, busy=1.0, locked=1.0), cores=4)
     assert choose(facts).gain < 1.5
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from components.core.errors import DataError
 from components.train.watch.prediction import Cost
 
-__all__ = ["Loaded", "LockProbe", "time_loads", "time_steps"]
+__all__ = ["Loaded", "LockProbe", "crowding", "time_loads", "time_steps"]
 
 _PROBED_EVERY_S = 0.002
 _LATE = 0.6
@@ -139,6 +139,15 @@ def time_steps(step: Callable[[Any], object], batches: list[Any], *, steps: int,
             times.append(time.perf_counter() - before)
         worked = time.process_time() - used
     return _cost(times, worked, probe.share)
+
+
+def crowding(seconds: float = 0.1) -> float:
+    """Return the share of time in which a thread that only computes does not run, because others use the cores: 0 on a quiet machine."""
+    before, used = time.perf_counter(), time.thread_time()
+    while time.perf_counter() - before < seconds:
+        pass
+    passed = time.perf_counter() - before
+    return max(0.0, 1 - (time.thread_time() - used) / passed)
 
 
 def _cost(times: list[float], worked_s: float, locked: float) -> Cost:

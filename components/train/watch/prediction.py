@@ -25,7 +25,7 @@ from components.core.errors import DataError
 __all__ = ["Cost", "Prediction", "overlapped_stall", "predict", "serial_stall"]
 
 _BATCHES = 400
-"""Replayed; the first tenth only fills the queue and is not counted."""
+"""Replayed at most; of a longer loop the first tenth only fills the queue and is not counted."""
 _SMALLEST = 1e-12
 
 
@@ -91,7 +91,7 @@ def overlapped_stall(load_s: float, step_s: float, workers: int) -> float:
     return (slowest - step_s) / slowest if slowest > 0 else 0.0
 
 
-def predict(load: Cost, step: Cost, *, workers: int, depth: int = 0, cores: float = math.inf) -> Prediction:
+def predict(load: Cost, step: Cost, *, workers: int, depth: int = 0, cores: float = math.inf, batches: int = 0) -> Prediction:
     """Replay a loop on a virtual clock.
 
     Args:
@@ -100,19 +100,22 @@ def predict(load: Cost, step: Cost, *, workers: int, depth: int = 0, cores: floa
         workers: Loads at a time beside the step; 0: the loop itself loads between steps.
         depth: Batches that are being loaded or wait to be taken, at most; 0: twice the workers.
         cores: That loads and step may use together.
+        batches: Of the loop, which begins with an empty queue; 0: so many that its beginning does not count.
 
     Raises:
-        DataError: `workers` or `depth` is negative, or there is no core.
+        DataError: `workers`, `batches` or `depth` is negative, or there is no core.
     """
-    if workers < 0 or depth < 0 or cores <= 0:
-        raise DataError(f"{workers} workers, depth {depth}, {cores} cores", do="give workers and depth from 0, cores above 0")
+    if min(workers, depth, batches) < 0 or cores <= 0:
+        given = f"{workers} workers, depth {depth}, {batches} batches, {cores} cores"
+        raise DataError(given, do="give workers, depth and batches from 0, cores above 0")
     if workers == 0:
         total = load.mean_s + step.mean_s
         return Prediction(total, serial_stall(load.mean_s, step.mean_s), step.mean_s)
-    waits, steps = _Replay(load, step, workers, max(depth or 2 * workers, workers), cores).run(_BATCHES)
-    start = _BATCHES // 10
+    short = 0 < batches <= _BATCHES
+    waits, steps = _Replay(load, step, workers, max(depth or 2 * workers, workers), cores).run(batches if short else _BATCHES)
+    start = 0 if short else _BATCHES // 10
     waited, stepped = math.fsum(waits[start:]), math.fsum(steps[start:])
-    count = _BATCHES - start
+    count = len(steps) - start
     return Prediction((waited + stepped) / count, serial_stall(waited, stepped), stepped / count)
 
 
@@ -144,20 +147,22 @@ class _Replay:
         """Return for each of the first `batches` iterations its seconds of waiting, and of the step."""
         waits: list[float] = []
         steps: list[float] = []
-        started, free = 0, 0.0
+        started, delivered, free = 0, False, 0.0
         step: _Task | None = None
         while len(steps) < batches:
             if step is None and len(steps) in self.ready:
                 self.ready.remove(len(steps))
                 waits.append(self.now - free)
                 step = _task(self.step, len(steps), self.now)
-            while len(self.loads) < self.workers and len(self.loads) + len(self.ready) < self.depth:
+            # The first batch is loaded alone, as `Prefetch` does.
+            while len(self.loads) < (self.workers if delivered else 1) and len(self.loads) + len(self.ready) < self.depth:
                 self.loads[started] = _task(self.load, started, self.now)
                 started += 1
             self._advance([*self.loads.values(), *([step] if step else [])])
             for number in [number for number, task in self.loads.items() if task.phase() == 3]:
                 self.ready.add(number)
                 del self.loads[number]
+                delivered = True
             if step is not None and step.phase() == 3:
                 steps.append(self.now - step.began)
                 step, free = None, self.now

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from components.train.watch.devices import cores
 from components.train.watch.job import Stateful, ahead_of, copy_seconds, limit_bytes, pinned, restored, waiter
-from components.train.watch.measure import time_loads, time_steps
+from components.train.watch.measure import crowding, time_loads, time_steps
 from components.train.watch.memory import MemoryForecast, measure_peak
 from components.train.watch.prediction import Prediction
 from components.train.watch.prefetch import Placer, Prefetch
@@ -131,6 +131,7 @@ def preflight(
         validation_s=validated,
         memory=peak,
         limit_bytes=limit_bytes(device),
+        crowded=crowding(),
     )
     return Preflight(facts, loaded.first_s, facts.loop(), choose(facts, parallel=parallel), advise(facts))
 

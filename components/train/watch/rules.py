@@ -20,7 +20,7 @@ WORTH = 1.05
 """Gain from which a change is worth it."""
 _ENOUGH = 0.98
 """Fewer workers are taken when they reach this share of the best speed."""
-_STALL, _LOCKED, _VALIDATION, _VALIDATION_GOOD, _BATCH, _FULL = 0.1, 0.5, 0.25, 0.1, 0.8, 0.9
+_STALL, _LOCKED, _VALIDATION, _VALIDATION_GOOD, _BATCH, _FULL, _CROWDED = 0.1, 0.5, 0.25, 0.1, 0.8, 0.9, 0.15
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Facts:
         validation_s: Of the validation after each epoch.
         memory: Forecast or measured; None: neither.
         limit_bytes: Of memory; 0: unknown.
+        crowded: Share of time in which a computing thread did not get a core, while this was measured.
     """
 
     load: Cost
@@ -58,19 +59,23 @@ class Facts:
     validation_s: float = 0.0
     memory: MemoryForecast | None = None
     limit_bytes: int = 0
+    crowded: float = 0.0
 
     def loop(self, load: Cost | None = None, step: Cost | None = None) -> Prediction:
         """Predict the loop as it is arranged, with its own load and step or others."""
         # A loader's own workers are in the time between its batches: to the loop they are one worker that delivers so often.
-        return predict(load or self.load, step or self.step, workers=min(self.ahead, 1), depth=self.depth, cores=self.cores)
+        return predict(
+            load or self.load, step or self.step, workers=min(self.ahead, 1), depth=self.depth, cores=self.cores, batches=self.epoch_batches
+        )
 
     def with_workers(self, workers: int) -> Prediction:
         """Predict the loop with other workers: threads for a loader that has none, as many processes for one that has some."""
         if not self.ahead:
-            return predict(self.load, self.step, workers=workers, cores=self.cores)
+            return predict(self.load, self.step, workers=workers, cores=self.cores, batches=self.epoch_batches)
         scale = self.ahead / workers
         faster = replace(self.load, times_s=tuple(seconds * scale for seconds in self.load.times_s))
-        return predict(faster, self.step, workers=1, depth=max(self.depth, 2 * workers), cores=self.cores)
+        depth = max(self.depth, 2 * workers)
+        return predict(faster, self.step, workers=1, depth=depth, cores=self.cores, batches=self.epoch_batches)
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ def _workers(facts: Facts) -> Advice | None:
 
 
 def _lock(facts: Facts) -> Advice | None:
-    if facts.ahead or facts.load.locked < _LOCKED or facts.loop().stall_share < _STALL:
+    if facts.ahead or facts.load.locked < _LOCKED * max(facts.load.busy, _LOCKED) or facts.loop().stall_share < _STALL:
         return None
     apart = replace(facts, load=replace(facts.load, locked=0.0))
     workers, gain = best_workers(apart, range(1, max(2, math.floor(facts.cores) + 1)))
@@ -212,6 +217,14 @@ def _memory(facts: Facts) -> Advice | None:
     return Advice("memory", f"A step needs {peak:.2f} GiB ({facts.memory.how}) of {limit:.2f} GiB.", why, do, None)
 
 
+def _crowded(facts: Facts) -> Advice | None:
+    if facts.crowded <= _CROWDED:
+        return None
+    seen = f"A thread that only computes waited {facts.crowded:.0%} of its time for a core."
+    why = "Others use this machine: loads and steps took longer than they need, and what is predicted from them is unsure."
+    return Advice("crowded", seen, why, "Measure again when the machine is quiet, or give the job cores of its own.", None)
+
+
 RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     _workers,
     _lock,
@@ -222,6 +235,7 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     _batch,
     _validation,
     _memory,
+    _crowded,
 )
 
 

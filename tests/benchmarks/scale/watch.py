@@ -3,9 +3,10 @@
     python tests/benchmarks/scale/watch.py [--quick]
 
 A job is (load time, step time, workers, jitter, kind of load, kind of step). Loads and steps are workloads, executed in this process:
-`sleep` waits as for a disk or a device; `numpy` computes outside Python's lock; `python` holds it. The preflight times loads and steps apart;
-then the loop runs as it is and with prefetching threads, and the monitor says what it saw. Loads of a pass are drawn with a seed of their own,
-so the preflight never sees the times that it predicts. What waits is measured; what a GPU does with it is not shown here.
+`sleep` waits as for a disk or a device; `numpy` computes outside Python's lock; `python` holds it. The preflight times loads and steps
+apart; then the loop runs as it is and with prefetching threads, and the monitor says what it saw. Every pass draws its loads anew, so the
+preflight never sees the times that it predicts. What waits is measured; what a GPU does with it is not shown here. It needs a quiet machine
+of two cores; how quiet it was during each job stands on stderr.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from components.train.watch import CpuCounters, Monitor, Prefetch, Watched, overlapped_stall, predict, preflight
+from components.train.watch import CpuCounters, Monitor, Prefetch, Watched, overlapped_stall, preflight
 from pipelines.bench.row import Row, row
 
 __all__ = ["JOBS", "Job", "rows"]
@@ -57,24 +58,24 @@ class Job:
         return f"{self.load} {self.load_ms:g} ms ±{self.jitter:.0%}, {self.step} step {self.step_ms:g} ms, {self.workers} workers"
 
 
-BALANCED = Job(20, 20, 1, 0.0)
+BALANCED = Job(10, 10, 1, 0.0)
 JOBS: tuple[Job, ...] = (
     BALANCED,
-    Job(20, 20, 1, 0.3),
-    *(Job(load, step, 1, jitter) for load, step in ((5, 20), (12, 20), (20, 12), (40, 10)) for jitter in (0.0, 0.3)),
-    *(Job(load, step, 2, jitter) for load, step in ((30, 20), (40, 10)) for jitter in (0.0, 0.3)),
-    Job(40, 10, 4, 0.3),
-    *(Job(load, step, 1, jitter, "numpy") for load, step in ((10, 20), (20, 20), (30, 15)) for jitter in (0.0, 0.3)),
-    *(Job(load, step, 1, 0.0, "numpy", "numpy") for load, step in ((10, 20), (20, 20), (30, 15))),
-    Job(30, 15, 2, 0.3, "numpy", "numpy"),
-    *(Job(load, step, 1, 0.0, "python") for load, step in ((10, 20), (20, 20))),
-    Job(20, 20, 1, 0.0, "python", "numpy"),
+    Job(10, 10, 1, 0.3),
+    *(Job(load, step, 1, jitter) for load, step in ((3, 10), (6, 10), (10, 6), (20, 5)) for jitter in (0.0, 0.3)),
+    *(Job(load, step, 2, jitter) for load, step in ((15, 10), (20, 5)) for jitter in (0.0, 0.3)),
+    Job(20, 5, 4, 0.3),
+    *(Job(load, step, 1, jitter, "numpy") for load, step in ((5, 10), (10, 10), (15, 8)) for jitter in (0.0, 0.3)),
+    *(Job(load, step, 1, 0.0, "numpy", "numpy") for load, step in ((5, 10), (10, 10), (15, 8))),
+    Job(15, 8, 2, 0.3, "numpy", "numpy"),
+    *(Job(load, step, 1, 0.0, "python") for load, step in ((5, 10), (10, 10))),
+    Job(10, 10, 1, 0.0, "python", "numpy"),
 )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job's figures: predicted, by the formula on the means, and measured; serial and with prefetching."""
+    """A job's figures, as (predicted, measured) or by the formula on the means; `crowded`: how busy others kept the machine."""
 
     job: Job
     stall: tuple[float, float]
@@ -83,6 +84,7 @@ class Outcome:
     gain: tuple[float, float]
     formula_gain: float
     busy: float
+    crowded: float
 
 
 class Workloads:
@@ -132,8 +134,8 @@ class Loads:
         return iter([mean * (self.draw.gammavariate(shape, 1 / shape) if spread else 1.0) for _ in range(self.count)])
 
 
-def run(job: Job, work: Workloads, *, steps: int, passes: int, seed: int) -> Outcome:
-    """Predict a job, then run it: passes with and without prefetching take turns, the fastest of each counts."""
+def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, seed: int) -> Outcome:
+    """Predict a job from `measured` loads and steps, then run it: passes with and without prefetching take turns, the median counts."""
     loads = Loads(job, steps, random.Random(f"{job} {seed}"))
 
     def load(seconds: float) -> int:
@@ -143,17 +145,15 @@ def run(job: Job, work: Workloads, *, steps: int, passes: int, seed: int) -> Out
     def step(_: Any) -> None:
         work.run(job.step, job.step_ms / 1e3)
 
-    facts = preflight(Prefetch(loads, load, workers=0), step, batches=steps, budget_s=30.0).facts
+    known = Prefetch(replace(loads, count=measured + 1), load, workers=0)
+    facts = preflight(known, step, batches=measured, budget_s=30.0, epoch_batches=steps).facts
     then = facts.with_workers(job.workers)
     now = facts.loop()
     serial, ahead = [], []
     for _ in range(passes):
         serial.append(_watched(Prefetch(loads, load, workers=0), step))
         ahead.append(_watched(Prefetch(loads, load, workers=job.workers), step))
-    one, other = (max(seen, key=lambda watched: watched.steps_per_s) for seen in (serial, ahead))
-    mean = predict(
-        replace(facts.load, times_s=(facts.load.mean_s,), busy=0.0, locked=0.0), replace(facts.step, busy=0.0, locked=0.0), workers=0
-    )
+    one, other = (sorted(seen, key=lambda watched: watched.steps_per_s)[len(seen) // 2] for seen in (serial, ahead))
     slowest = max(facts.load.mean_s / job.workers, facts.step.mean_s)
     return Outcome(
         job,
@@ -161,8 +161,9 @@ def run(job: Job, work: Workloads, *, steps: int, passes: int, seed: int) -> Out
         (then.stall_share, other.stall_share),
         overlapped_stall(facts.load.mean_s, facts.step.mean_s, job.workers),
         (now.iteration_s / then.iteration_s, other.steps_per_s / one.steps_per_s),
-        mean.iteration_s / slowest,
+        (facts.load.mean_s + facts.step.mean_s) / slowest,
         (1 - other.stall_share) / (1 - one.stall_share),
+        facts.crowded,
     )
 
 
@@ -181,7 +182,7 @@ def own_cost(repeats: int) -> tuple[float, float]:
         for _ in range(steps):
             pass
         bare, used = time.process_time() - used, time.process_time()
-        with Monitor(CpuCounters(), every_s=60.0) as monitor:
+        with Monitor(CpuCounters(), every_s=60.0, warn=lambda warned: None) as monitor:
             for _ in monitor.watch(range(steps)):
                 pass
             watched = time.process_time() - used
@@ -228,13 +229,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     work, outcomes = Workloads(), []
-    steps, passes = (15, 1) if given.quick else (100, 3)
-    print(f"{'job':56}  stall: said seen   ahead: said seen  formula   gain: said seen  formula", file=sys.stderr)
+    measured, steps, passes = (20, 15, 1) if given.quick else (200, 120, 3)
+    print(f"{'job':56}  stall: said seen   ahead: said seen  formula   gain: said seen  formula  crowded", file=sys.stderr)
     for job in JOBS:
-        found = run(job, work, steps=steps, passes=passes, seed=given.seed)
+        found = run(job, work, measured=measured, steps=steps, passes=passes, seed=given.seed)
         outcomes.append(found)
         stalls = f"{found.stall[0]:11.3f} {found.stall[1]:.3f} {found.stall_then[0]:12.3f} {found.stall_then[1]:.3f} {found.formula:8.3f}"
-        print(f"{job!s:56}{stalls} {found.gain[0]:11.2f} {found.gain[1]:.2f} {found.formula_gain:8.2f}", file=sys.stderr, flush=True)
+        print(
+            f"{job!s:56}{stalls} {found.gain[0]:11.2f} {found.gain[1]:.2f} {found.formula_gain:8.2f} {found.crowded:8.0%}",
+            file=sys.stderr,
+            flush=True,
+        )
     for line in rows(outcomes, own_cost(2 if given.quick else 5), given.seed):
         print(json.dumps(line), flush=True)
 
