@@ -8,7 +8,8 @@ an iteration. Stall share: what the loop waits for data, (T - S) / T.
   where L = S.
 - What the formula leaves out is *replayed* on a virtual clock (`predict`): times that vary (a full queue hides a slow load, an empty one
   does not), cores shared by loads and step, and Python's lock. Every running part is a wait (rate 1), then computing: all that compute
-  share the cores evenly, those that need the lock share one. With equal times and enough cores the replay gives the formula.
+  share the cores evenly. While one keeps the lock (pure Python), who computes in short calls stands still, and who has waited gets it
+  after the interpreter's switch interval. With equal times and enough cores the replay gives the formula.
 
 Bounded queue between producer and consumer as in a tandem queue with blocking; shared cores as egalitarian processor sharing (Kleinrock
 1976, "Queueing Systems" II, 4.4).
@@ -17,6 +18,7 @@ Bounded queue between producer and consumer as in a tandem queue with blocking; 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -36,7 +38,7 @@ class Cost:
     Attributes:
         times_s: Wall clock of each one that was measured.
         busy: Share of that in which it computed; the rest it waited (disk, network, device).
-        locked: Share in which it held Python's lock, so that no other thread ran Python; at most `busy`.
+        locked: Share in which it computed and kept Python's lock, for longer than the switch interval if let; at most `busy`.
         width: Cores that it computed on at once.
     """
 
@@ -121,15 +123,15 @@ def predict(load: Cost, step: Cost, *, workers: int, depth: int = 0, cores: floa
 
 @dataclass
 class _Task:
-    """A load or a step that runs: seconds left of waiting, of computing beside others, of computing under the lock."""
+    """A load or a step that runs: seconds left of waiting, of asking for the lock after it, of computing, of computing under the lock."""
 
     left: list[float]
     width: float
     began: float
 
     def phase(self) -> int:
-        """0: waits, 1: computes, 2: computes under the lock, 3: done."""
-        return next((index for index, seconds in enumerate(self.left) if seconds > _SMALLEST), 3)
+        """0: waits, 1: asks for the lock, 2: computes, 3: computes and keeps the lock, 4: done."""
+        return next((index for index, seconds in enumerate(self.left) if seconds > _SMALLEST), 4)
 
 
 @dataclass
@@ -139,6 +141,7 @@ class _Replay:
     workers: int
     depth: int
     cores: float
+    switch_s: float = field(default_factory=sys.getswitchinterval)
     now: float = 0.0
     loads: dict[int, _Task] = field(default_factory=dict)
     ready: set[int] = field(default_factory=set)
@@ -159,11 +162,11 @@ class _Replay:
                 self.loads[started] = _task(self.load, started, self.now)
                 started += 1
             self._advance([*self.loads.values(), *([step] if step else [])])
-            for number in [number for number, task in self.loads.items() if task.phase() == 3]:
+            for number in [number for number, task in self.loads.items() if task.phase() == 4]:
                 self.ready.add(number)
                 del self.loads[number]
                 delivered = True
-            if step is not None and step.phase() == 3:
+            if step is not None and step.phase() == 4:
                 steps.append(self.now - step.began)
                 step, free = None, self.now
         return waits, steps
@@ -171,17 +174,23 @@ class _Replay:
     def _advance(self, tasks: Sequence[_Task]) -> None:
         """Let time pass until the next phase of any task ends."""
         phases = [task.phase() for task in tasks]
-        wanted = math.fsum(task.width for task, phase in zip(tasks, phases, strict=True) if phase in (1, 2))
+        holders = phases.count(3)
+        running = (3,) if holders else (2,)  # what computes in short calls needs the lock between them
+        wanted = math.fsum(task.width for task, phase in zip(tasks, phases, strict=True) if phase in running)
         share = min(1.0, self.cores / wanted) if wanted else 1.0
-        holders = sum(phase == 2 for phase in phases)
-        rates = [1.0 if phase == 0 else share if phase == 1 else min(share, 1.0 / max(holders, 1)) for phase in phases]
-        going = [(task, phase, rate) for task, phase, rate in zip(tasks, phases, rates, strict=True) if phase < 3]
-        passed = min((task.left[phase] / rate for task, phase, rate in going), default=0.0)
-        for task, phase, rate in going:
-            task.left[phase] -= passed * rate
+        rates = [1.0, 1.0, 0.0 if holders else share, min(share, 1.0 / max(holders, 1)), 0.0]
+        passed = min((task.left[phase] / rates[phase] for task, phase in zip(tasks, phases, strict=True) if rates[phase]), default=0.0)
+        for task, phase in zip(tasks, phases, strict=True):
+            if rates[phase]:
+                task.left[phase] -= passed * rates[phase]
+                if phase == 0 and task.left[0] <= _SMALLEST:
+                    task.left[1] = self.switch_s
         self.now += passed
+        if not any(task.phase() == 3 for task in tasks):
+            for task in tasks:
+                task.left[1] = 0.0
 
 
 def _task(cost: Cost, number: int, now: float) -> _Task:
     wall = cost.times_s[number % len(cost.times_s)]
-    return _Task([wall * (1 - cost.busy), wall * (cost.busy - cost.locked), wall * cost.locked], cost.width, now)
+    return _Task([wall * (1 - cost.busy), 0.0, wall * (cost.busy - cost.locked), wall * cost.locked], cost.width, now)

@@ -127,9 +127,10 @@ def _workers(facts: Facts) -> Advice | None:
 def _lock(facts: Facts) -> Advice | None:
     if facts.ahead or facts.load.locked < _LOCKED * max(facts.load.busy, _LOCKED) or facts.loop().stall_share < _STALL:
         return None
-    apart = replace(facts, load=replace(facts.load, locked=0.0))
-    workers, gain = best_workers(apart, range(1, max(2, math.floor(facts.cores) + 1)))
-    if gain < WORTH:
+    # A process has a lock and a core of its own: to the step its loads are waits.
+    apart = replace(facts, load=replace(facts.load, busy=0.0, locked=0.0))
+    workers, gain = best_workers(apart, range(1, max(2, math.floor(facts.cores))))
+    if gain < WORTH or facts.cores < 2:
         return None
     seen = f"Loading holds Python's lock {facts.load.locked:.0%} of its {_ms(facts.load)}."
     why = "Threads of one process run Python one at a time, so loading in a thread would only slow the step down."

@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     work, outcomes = Workloads(), []
-    measured, steps, passes = (20, 15, 1) if given.quick else (200, 120, 3)
+    measured, steps, passes = (25, 25, 1) if given.quick else (200, 120, 3)
     print(f"{'job':56}  stall: said seen   ahead: said seen  formula   gain: said seen  formula  crowded", file=sys.stderr)
     for job in JOBS:
         found = run(job, work, measured=measured, steps=steps, passes=passes, seed=given.seed)
