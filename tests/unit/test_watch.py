@@ -33,8 +33,6 @@ from components.train.watch import (
     Monitor,
     NvmlCounters,
     Placer,
-    Plan,
-    Prediction,
     Prefetch,
     Preflight,
     Reading,
@@ -488,8 +486,6 @@ def test_memory_that_creeps_is_a_leak_and_a_saw_tooth_or_a_plateau_is_not() -> N
 
 def test_the_cause_of_a_falling_speed_follows_what_has_grown() -> None:
     flat = readings([1000] * 16)
-    (data,) = [w for w in judge(recent(0.003, 0.0125), flat, LIMITS) if w.kind == "slower"] or [None]
-    assert data is not None
     (grown,) = [w for w in judge(recent(0.02, 0.01), flat, LIMITS) if w.kind == "slower"]
     assert grown.cause.startswith("the data")
     (itself,) = judge(recent(0.0, 0.02), flat, LIMITS)
@@ -780,8 +776,6 @@ def test_more_loads_at_a_time_are_chosen_only_where_they_pay() -> None:
 class WellFormed(HTMLParser):
     """Checks that tags are closed in order; keeps texts and addresses."""
 
-    VOID = ("meta", "rect", "line", "circle", "br")
-
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
@@ -844,8 +838,3 @@ def test_a_page_of_a_job_that_never_stepped_and_was_never_measured(tmp_path: Pat
     page = parsed(write_report(tmp_path, monitor.result(), title="empty"))
     assert page.open == []
     assert "No preflight was made" in page.text
-
-
-def test_a_plan_is_plain_data() -> None:
-    plan = Plan(True, 1, 1.5, Prediction(0.01, 0.0, 0.01), "because")
-    assert replace(plan, workers=2).workers == 2
