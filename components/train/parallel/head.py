@@ -21,7 +21,7 @@ from components.train.parallel.margins import Margin
 from components.train.parallel.sampling import sample
 from components.train.parallel.softmax import Shard, softmax_loss
 
-__all__ = ["ShardedHead"]
+__all__ = ["ShardedHead", "first_values"]
 
 _LARGEST_SCALE = {torch.float32: 64.0, torch.float64: 500.0}  # chunks of exp(scale) and their gradients stay finite
 _CELLS = {"cpu": 1 << 17}  # logits of a chunk: they should stay in a core's cache
@@ -86,14 +86,14 @@ class ShardedHead(nn.Module):
         self.first = min(self._exchange.rank * each, classes)
         last = min(self.first + each, classes)
         at = torch.device(device or (mesh.device_type if mesh else torch.get_default_device()))
-        weight_cD = _drawn(self.first, last, dim, seed=seed, device=at, dtype=dtype)
+        weight_cD = first_values(self.first, last, dim, seed=seed, device=at, dtype=dtype)
         if mesh is None:
             self.weight = nn.Parameter(weight_cD)
         else:
             shape = torch.Size((classes, dim))
             self.weight = nn.Parameter(DTensor.from_local(weight_cD, mesh, [Sharded(0)], run_check=False, shape=shape, stride=(dim, 1)))
         # Resumed with the weight: a job that goes on draws the samples it would have drawn.
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=share < 1)
         self.steps: Tensor
 
     def local_weight(self) -> Tensor:
@@ -163,8 +163,11 @@ def _check(
         raise ConfigError(f"a fused learning rate of {fused_lr}", do="give a positive number, or None to use an optimiser")
 
 
-def _drawn(first: int, last: int, dim: int, *, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Draw the first values block by block, each from a seed of its own: a class's do not depend on which rank has it."""
+def first_values(first: int, last: int, dim: int, *, seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Draw the first values of classes `first` to `last`, (last - first, D).
+
+    Block by block, each from a seed of its own: a class's do not depend on which rank has it.
+    """
     weight_cD = torch.empty(last - first, dim, device=device, dtype=dtype)
     draw = torch.Generator(device)
     for start in range(first - first % _BLOCK, last, _BLOCK):

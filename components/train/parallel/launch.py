@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from components.core.errors import AtlasError, ContractError, TryAgain
 from components.train.parallel.agent import FAILURES
 from components.train.parallel.job import CURVE, JOB, Job
 
-__all__ = ["launch"]
+__all__ = ["launch", "run_ranks"]
 
 logger = logging.getLogger(__name__)
 _AGAIN = TryAgain.exit_code
@@ -48,10 +48,18 @@ def launch(job: Job, folder: Path, *, say: Callable[[str], None] = logger.info, 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CURVE).unlink(missing_ok=True)
     (folder / JOB).write_text(job.model_dump_json(indent=1, exclude_unset=True))
-    (folder / "logs").mkdir(exist_ok=True)
+    run_ranks(job.parallel.world, ["components.train.parallel.job", str(folder.resolve())], folder, say=say, timeout_s=timeout_s)
+    losses: list[float] = json.loads((folder / CURVE).read_text())["losses"]
+    return losses
+
+
+def run_ranks(
+    world: int, module: Sequence[str], folder: Path, *, say: Callable[[str], None] = logger.info, timeout_s: float | None = None
+) -> None:
+    """Run `python -m MODULE ARGUMENTS` as several ranks of torchrun; logs go to FOLDER/logs. The rest, and errors, as of `launch`."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
     logs = Path(tempfile.mkdtemp(prefix="run-", dir=folder / "logs"))
-    command = [sys.executable, "-m", "components.train.parallel.agent", str(job.parallel.world), str(logs)]
-    command += ["components.train.parallel.job", str(folder.resolve())]
+    command = [sys.executable, "-m", "components.train.parallel.agent", str(world), str(logs), *module]
     last, late = "", threading.Event()
     with (
         (logs / "agent.log").open("w") as file,
@@ -72,8 +80,6 @@ def launch(job: Job, folder: Path, *, say: Callable[[str], None] = logger.info, 
         raise TryAgain(f"the job was not done after {timeout_s:g} s; rank 0 said last: {last or 'nothing'}", do="give it more time")
     if code:
         raise _error(logs, code, last)
-    losses: list[float] = json.loads((folder / CURVE).read_text())["losses"]
-    return losses
 
 
 def _end(process: subprocess.Popen[str], late: threading.Event) -> None:

@@ -11,7 +11,7 @@ from components.core.params import Frozen
 
 __all__ = ["STAGES_A_RANK", "Parallel", "Schedule", "Strategy"]
 
-Strategy = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "pipeline"]
+Strategy = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "pipeline", "sharded_head", "graph"]
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zbv"]
 
 STAGES_A_RANK: Mapping[Schedule, int] = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zero_bubble": 2, "zbv": 2}
@@ -23,15 +23,18 @@ class Parallel(Frozen):
 
     Attributes:
         strategy: `single`; `ddp`, whole models, gradients averaged; `fsdp2`, weights, gradients and optimizer state in shards; `zero1` to
-            `zero3`, DeepSpeed's shards of the optimizer state, also of the gradients, also of the weights; `pipeline`, layers apart.
+            `zero3`, DeepSpeed's shards of the optimizer state, also of the gradients, also of the weights; `pipeline`, layers apart;
+            `sharded_head`, the body as with `ddp`, the classes of the last layer apart; `graph`, the nodes of a graph apart.
         data: Processes that take different rows of each global batch.
-        tensor: Processes that share each layer (with `fsdp2`; the model's work must say how its layers are split).
+        tensor: Processes that share each layer (with `fsdp2`; the model's work must say how its layers are split), or the classes (with
+            `sharded_head`, whose processes also take different rows).
         pipeline: Processes that hold different layers.
         micro_batches: Parts into which a process cuts its rows: what fills a pipeline; for other strategies, gradient accumulation.
         schedule: Of a pipeline: `gpipe`; `1f1b` (Narayanan et al. 2019); `interleaved` (arXiv 2104.04473), two stages a process;
             `zero_bubble` (ZB1P) and `zbv` (arXiv 2401.10241), which put the weights' gradients into the idle time.
         bucket_mb: MiB of gradients that `ddp` sends at a time: small ones start earlier, large ones cost less each.
         checkpoint_every: Steps; 0: only after the last one.
+        partitioner: With `graph`: which process has which nodes; see `components.train.graph.partition`.
     """
 
     strategy: Strategy = "single"
@@ -42,6 +45,7 @@ class Parallel(Frozen):
     schedule: Schedule = "1f1b"
     bucket_mb: float = Field(25.0, gt=0, le=4096)
     checkpoint_every: int = Field(100, ge=0)
+    partitioner: Literal["metis", "hash", "range"] = "metis"
 
     @property
     def world(self) -> int:
@@ -52,15 +56,17 @@ class Parallel(Frozen):
     def _fits(self) -> Parallel:
         if self.strategy == "single" and self.world > 1:
             raise ValueError(f"strategy 'single' is one process, the degrees ask for {self.world}: set data, tensor and pipeline to 1")
-        if self.tensor > 1 and self.strategy != "fsdp2":
+        if self.tensor > 1 and self.strategy not in ("fsdp2", "sharded_head"):
             raise ValueError(f"tensor {self.tensor} goes with strategy 'fsdp2', not with '{self.strategy}': set tensor to 1, or use fsdp2")
+        if self.strategy == "sharded_head" and self.data > 1:
+            raise ValueError(f"processes of strategy 'sharded_head' share rows and classes: set tensor to {self.data}, and data to 1")
         if self.pipeline > 1 and self.strategy != "pipeline":
             raise ValueError(f"pipeline {self.pipeline} goes with strategy 'pipeline', not with '{self.strategy}': set pipeline to 1")
         if self.strategy == "pipeline":
             self._check_pipeline()
-        for name, strategy in (("schedule", "pipeline"), ("bucket_mb", "ddp")):
-            if name in self.model_fields_set and self.strategy != strategy:
-                raise ValueError(f"{name} goes with strategy '{strategy}', not with '{self.strategy}': leave it out")
+        for name, strategies in (("schedule", ("pipeline",)), ("bucket_mb", ("ddp", "sharded_head")), ("partitioner", ("graph",))):
+            if name in self.model_fields_set and self.strategy not in strategies:
+                raise ValueError(f"{name} goes with strategy '{strategies[0]}', not with '{self.strategy}': leave it out")
         return self
 
     def _check_pipeline(self) -> None:

@@ -43,6 +43,8 @@ class Work:
         recompute: Wraps what is computed again in the backward pass, before anything else is applied; None: nothing.
         tensor: Splits layers over a one-dimensional mesh in place (`parallelize_module`, a sharded head); None: it can't be split.
         clip: Norm to which the gradient is clipped; None: not at all.
+        head: Makes what takes the place of a chain's `head` under strategy `sharded_head`: a module (embeddings, targets) -> the mean loss
+            over the rows of all ranks, its classes shared over a one-dimensional mesh; None: it can't be shared.
     """
 
     model: Callable[[], nn.Module]
@@ -51,6 +53,7 @@ class Work:
     recompute: Change | None = None
     tensor: Callable[[nn.Module, DeviceMesh], None] | None = None
     clip: float | None = None
+    head: Callable[[DeviceMesh], nn.Module] | None = None
 
 
 class Strategy(Protocol):

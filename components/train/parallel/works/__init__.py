@@ -12,7 +12,7 @@ from components.train.parallel.strategies.base import Batch, Work
 
 __all__ = ["WORKS", "Training", "training"]
 
-WORKS = ("probe",)
+WORKS = ("metric", "probe")
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,13 @@ class Training:
         work: What is trained.
         batch: Step, from 0 -> the global batch; the same on every rank and in every run. Rows may be read only when they are sliced.
         rate: Step -> the share of the learning rate.
+        steps: How many there are to take; None: as many as the job says.
     """
 
     work: Work
     batch: Callable[[int], Batch]
     rate: Callable[[int], float] = lambda step: 1.0
+    steps: int | None = None
 
 
 def training(name: str, options: Mapping[str, Any]) -> Training:
