@@ -65,6 +65,8 @@ def run(ctx: Context, params: Params) -> None:
     }
     (folder / OBSERVED / "training.json").write_text(json.dumps(log, indent=1))
     if processes:
+        for page in processes.folder.glob("*/watch/watch.html"):
+            shutil.copy(page, folder / OBSERVED / f"watch-{page.parents[1].name}.html")
         shutil.rmtree(processes.folder, ignore_errors=True)
     size = sum(len(entry.weights) for entry in fitted)
     ctx.note("model", learner=saved.spec.learner, bytes=size, members=len(fitted))

@@ -22,7 +22,7 @@ from torch import nn
 from components.core.contract import Resources
 from components.core.errors import ConfigError, DataError, IntegrityError
 from components.train.parallel import checkpoint
-from components.train.parallel.job import CURVE, WEIGHTS, Job, train
+from components.train.parallel.job import CURVE, WATCH, WEIGHTS, Job, train
 from components.train.parallel.manifest import manifest, to_yaml
 from components.train.parallel.section import STAGES_A_RANK, Parallel
 from components.train.parallel.stages import cut, places_of, split
@@ -57,6 +57,10 @@ def alone(folder: Path, steps: int, every: int = 0, **options: Any) -> list[floa
         ({"strategy": "pipeline", "pipeline": 2, "micro_batches": 5, "schedule": "interleaved"}, "5 is no multiple of 2, 4 is"),
         ({"strategy": "ddp", "data": 2, "schedule": "zbv"}, "schedule goes with strategy 'pipeline'"),
         ({"strategy": "fsdp2", "data": 2, "bucket_mb": 1}, "bucket_mb goes with strategy 'ddp'"),
+        ({"strategy": "sharded_head", "data": 2}, "set tensor to 2, and data to 1"),
+        ({"strategy": "ddp", "data": 2, "partitioner": "hash"}, "partitioner goes with strategy 'graph'"),
+        ({"recompute": {"mode": "auto"}}, "'auto' needs it"),
+        ({"recompute": {"mode": "full", "budget_mb": 1}}, "goes with mode 'auto'"),
     ],
 )
 def test_a_section_that_makes_no_sense_is_refused(section: dict[str, Any], says: str) -> None:
@@ -152,6 +156,38 @@ def test_the_rate_is_a_share_of_the_optimisers_own() -> None:
     before = {name: value.clone() for name, value in still.full_state().items()}
     still.step(what.batch(0), rate=0.0)
     assert all(torch.equal(value, before[name]) for name, value in still.full_state().items())
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"recompute": {"mode": "full"}},
+        {"recompute": {"mode": "selective", "every": 2}},
+        {"recompute": {"mode": "auto", "budget_mb": 0.6}},
+        {"prefetch": "on"},
+        {"prefetch": "auto"},
+    ],
+    ids=str,
+)
+def test_memory_and_loading_change_nothing_but_memory_and_time(section: dict[str, Any], tmp_path: Path) -> None:
+    plain = alone(tmp_path / "plain", 12)
+    options = {"rows": 256, "width": 64} if "auto" in str(section) and "recompute" in section else {}
+    if options:
+        plain = alone(tmp_path / "large", 12, **options)
+    job = Job(work="probe", options=options, parallel=Parallel.model_validate({"checkpoint_every": 0, **section}), steps=12)
+    assert train(job, training("probe", options), tmp_path / "with", CPU, lambda event: None) == plain
+    assert "<!doctype html>" in (tmp_path / "with" / WATCH / "watch.html").read_text()
+
+
+def test_a_budget_that_nothing_fits_is_refused_with_the_least_that_does(tmp_path: Path) -> None:
+    job = Job(work="probe", parallel=Parallel.model_validate({"recompute": {"mode": "auto", "budget_mb": 0.001}}), steps=2)
+    with pytest.raises(ConfigError, match="the least possible is"):
+        train(job, training("probe", {}), tmp_path, CPU, lambda event: None)
+
+
+def test_a_strategy_for_graphs_is_for_learner_sage_only() -> None:
+    with pytest.raises(ConfigError, match="for learner 'sage' only"):
+        make(Parallel(strategy="graph", data=2), training("probe", {}).work, CPU)
 
 
 def test_an_interrupted_job_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ runs one rank, its place in the environment as torchrun sets it. FOLDER has `job
 
     checkpoints/    see components.train.parallel.checkpoint
     weights.npz     the whole model's weights by parameter name (NumPy, no pickle), when all steps are done
+    watch/          the page of the device watch: where rank 0's time went
     curve.json      {"losses": [the mean loss of each step], "resumed_at": the step it went on from}
 """
 
@@ -32,14 +33,17 @@ from components.core.errors import AtlasError, ConfigError, TryAgain
 from components.core.params import Frozen
 from components.train.parallel import checkpoint, strategies
 from components.train.parallel.ending import end_with_parent, leave
+from components.train.parallel.loading import batches, flown
+from components.train.parallel.recomputing import with_recomputation
 from components.train.parallel.section import Parallel
 from components.train.parallel.works import Training, training
+from components.train.watch import Monitor, write_report
 
-__all__ = ["CURVE", "JOB", "WEIGHTS", "Job", "main", "train"]
+__all__ = ["CURVE", "JOB", "WATCH", "WEIGHTS", "Job", "main", "train"]
 
 logger = logging.getLogger("components.train.parallel.job")  # a rank runs this module as __main__
 
-JOB, CURVE, WEIGHTS = "job.json", "curve.json", "weights.npz"
+JOB, CURVE, WEIGHTS, WATCH = "job.json", "curve.json", "weights.npz", "watch"
 
 
 class Job(Frozen):
@@ -70,6 +74,7 @@ def train(job: Job, what: Training, folder: Path, device: torch.device, say: Cal
         device: This rank's.
         say: Called after each step with what happened.
     """
+    what = with_recomputation(what, job.parallel)
     strategy = strategies.make(job.parallel, what.work, device)
     kept = folder / "checkpoints"
     losses: list[float] = []
@@ -80,15 +85,19 @@ def train(job: Job, what: Training, folder: Path, device: torch.device, say: Cal
         losses = [float(loss) for loss in found[1]["losses"]]
         say({"resumed_at": len(losses), "checkpoint": found[0].name})
     resumed_at, every = len(losses), job.parallel.checkpoint_every
-    while len(losses) < job.steps:
-        step = len(losses)
-        losses.append(strategy.step(what.batch(step), what.rate(step)))
-        say({"step": step, "loss": losses[-1]})
-        if len(losses) == job.steps or (every and len(losses) % every == 0):
-            checkpoint.save(kept, len(losses), strategy.state(), {"losses": losses})
-            logger.info("%d steps of %d are kept, loss %.6g", len(losses), job.steps, losses[-1])
+    steps = range(resumed_at, job.steps)
+    before = flown(what, job.parallel, steps, device)
+    with Monitor() as monitor:
+        for step, batch in zip(steps, monitor.watch(batches(what, job.parallel, steps, before)), strict=True):
+            losses.append(strategy.step(batch, what.rate(step)))
+            say({"step": step, "loss": losses[-1]})
+            if len(losses) == job.steps or (every and len(losses) % every == 0):
+                with monitor.during("checkpoint"):
+                    checkpoint.save(kept, len(losses), strategy.state(), {"losses": losses})
+                logger.info("%d steps of %d are kept, loss %.6g", len(losses), job.steps, losses[-1])
     weights = strategy.full_state()
     if not dist.is_initialized() or dist.get_rank() == 0:
+        write_report(folder / WATCH, monitor.result(), before, title=job.work)
         _write(folder, weights, {"losses": losses, "resumed_at": resumed_at})
     return losses
 

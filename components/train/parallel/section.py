@@ -9,13 +9,34 @@ from pydantic import Field, model_validator
 
 from components.core.params import Frozen
 
-__all__ = ["STAGES_A_RANK", "Parallel", "Schedule", "Strategy"]
+__all__ = ["STAGES_A_RANK", "Parallel", "Recompute", "Schedule", "Strategy"]
 
 Strategy = Literal["single", "ddp", "fsdp2", "zero1", "zero2", "zero3", "pipeline", "sharded_head", "graph"]
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero_bubble", "zbv"]
 
 STAGES_A_RANK: Mapping[Schedule, int] = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zero_bubble": 2, "zbv": 2}
 """How many stages of the model each process of a pipeline holds."""
+
+
+class Recompute(Frozen):
+    """Which blocks are computed again in the backward pass; see `components.train.memory`.
+
+    Attributes:
+        mode: `none`; `full`, a block keeps its inputs only; `selective`, also what its matrix products gave; `auto`, a mode for each
+            block, so that the step's activations fit the budget and the least time is lost.
+        every: With `full` and `selective`: every n-th block.
+        budget_mb: With `auto`: MB of activations and temporaries of a process.
+    """
+
+    mode: Literal["none", "full", "selective", "auto"] = "none"
+    every: int = Field(1, ge=1)
+    budget_mb: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Recompute:
+        if (self.mode == "auto") != (self.budget_mb > 0):
+            raise ValueError("recompute.budget_mb goes with mode 'auto', and 'auto' needs it: give both or neither")
+        return self
 
 
 class Parallel(Frozen):
@@ -34,6 +55,8 @@ class Parallel(Frozen):
             `zero_bubble` (ZB1P) and `zbv` (arXiv 2401.10241), which put the weights' gradients into the idle time.
         bucket_mb: MiB of gradients that `ddp` sends at a time: small ones start earlier, large ones cost less each.
         checkpoint_every: Steps; 0: only after the last one.
+        recompute: Memory for time.
+        prefetch: Whether batches are made by a thread beside the step; `auto`: if a preflight finds that it is worth it.
         partitioner: With `graph`: which process has which nodes; see `components.train.graph.partition`.
     """
 
@@ -45,12 +68,19 @@ class Parallel(Frozen):
     schedule: Schedule = "1f1b"
     bucket_mb: float = Field(25.0, gt=0, le=4096)
     checkpoint_every: int = Field(100, ge=0)
+    recompute: Recompute = Recompute()
+    prefetch: Literal["auto", "on", "off"] = "off"
     partitioner: Literal["metis", "hash", "range"] = "metis"
 
     @property
     def world(self) -> int:
         """The number of processes: the product of the degrees."""
         return self.data * self.tensor * self.pipeline
+
+    @property
+    def rows_apart(self) -> int:
+        """Into how many slices a global batch is cut."""
+        return self.tensor if self.strategy == "sharded_head" else self.data
 
     @model_validator(mode="after")
     def _fits(self) -> Parallel:

@@ -45,6 +45,7 @@ class Work:
         clip: Norm to which the gradient is clipped; None: not at all.
         head: Makes what takes the place of a chain's `head` under strategy `sharded_head`: a module (embeddings, targets) -> the mean loss
             over the rows of all ranks, its classes shared over a one-dimensional mesh; None: it can't be shared.
+        blocks: Names of the model's blocks, which can be recomputed (`*` stands for a part of a name); none: those of its `ModuleList`.
     """
 
     model: Callable[[], nn.Module]
@@ -54,6 +55,7 @@ class Work:
     tensor: Callable[[nn.Module, DeviceMesh], None] | None = None
     clip: float | None = None
     head: Callable[[DeviceMesh], nn.Module] | None = None
+    blocks: Sequence[str] = ()
 
 
 class Strategy(Protocol):

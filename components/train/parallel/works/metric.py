@@ -104,6 +104,7 @@ def training_of(z: Any, y: Any, classes: int, params: Params, seed: int) -> Trai
         # One parameter at a time: a sharded head's is a DTensor, which torch's lists of tensors can't be mixed with.
         optimiser=lambda given: torch.optim.AdamW(given, lr=params.lr, weight_decay=params.weight_decay, foreach=False),
         head=lambda mesh: _sharded(classes, params, seed, mesh),
+        blocks=("body.*",),
     )
     steps = params.epochs * an_epoch
     return Training(work, batch, rate=lambda step: _rate(step, steps), steps=steps)

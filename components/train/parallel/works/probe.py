@@ -88,6 +88,7 @@ def make(options: Mapping[str, Any]) -> Training:
         optimiser=lambda params: torch.optim.AdamW(params, lr=given.lr, eps=_EPS),
         tensor=_split,
         clip=given.clip,
+        blocks=("block*",),
     )
     return Training(work, lambda step: _batch(given, dtype, step), rate=lambda step: min(1.0, (step + 1) / 5))
 
