@@ -323,9 +323,11 @@ class TestRows:
     def test_parity_is_the_share_of_the_cold_searchs_cpu(self) -> None:
         cold = result("ours", 0.9, se=0.004, trajectory=(Moment(1, 10, 0.7, 0.8), Moment(2, 30, 0.8, 0.8995), Moment(3, 60, 0.9, 0.9)))
         warm = result("ours", 0.9, case="warm", trajectory=(Moment(1, 6, 0.85, 0.899), Moment(2, 20, 0.91, 0.9)))
-        assert verdict.parity(cold, warm, "score") == pytest.approx(6 / 30)  # .899 and .8995 lack no more than .25 standard errors
-        assert verdict.parity(cold, warm, "validation") == pytest.approx(20 / 60)
-        assert verdict.parity(cold, replace(warm, trajectory=warm.trajectory[:1]), "validation") == math.inf
+        assert verdict.parity(cold, warm, "score") == pytest.approx(
+            (6 / 60, 6 / 30)
+        )  # .899 and .8995 lack no more than .25 standard errors
+        assert verdict.parity(cold, warm, "validation") == pytest.approx((20 / 60, 20 / 60))
+        assert verdict.parity(cold, replace(warm, trajectory=warm.trajectory[:1]), "validation") == (math.inf, math.inf)
         assert verdict.parity(cold, replace(warm, trajectory=()), "score") is None
 
     def test_negative_transfer_counts_losses_beyond_a_standard_error(self) -> None:
