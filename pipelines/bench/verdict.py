@@ -109,7 +109,7 @@ def warm_rows(found: Sequence[Result], chosen: Chosen) -> Iterator[Row]:
 
 
 def parity(cold: Result, warm: Result, field: str) -> tuple[float, float] | None:
-    """Return the CPU seconds that warm needed for cold's last score, as a share of what cold spent, and of what cold needed to have it first.
+    """Return the CPU seconds that warm needed for cold's last score, as a share of what cold spent, and of what cold needed for it.
 
     Infinite: never reached.
 
