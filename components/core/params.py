@@ -98,8 +98,9 @@ class Tabular(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _usual_metric(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("metric") is None and given.get("problem") in _METRICS:
-            return {**given, "metric": _METRICS[given["problem"]][0]}
+        problem = given.get("problem", cls.model_fields["problem"].default) if isinstance(given, dict) else None
+        if problem in _METRICS and given.get("metric") is None:
+            return {**given, "metric": _METRICS[problem][0]}
         return given
 
     @model_validator(mode="after")

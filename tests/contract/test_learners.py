@@ -492,7 +492,7 @@ class TestSage(LearnerContract):
     name = "sage"
     params = {"epochs": 4, "hidden": 16, "batch": 64}  # noqa: RUF012
     deadline = 2
-    graph = GraphSource(nodes=600, communities=3, signal=1.0)
+    graph = GraphSource(nodes=600, communities=3, signal=0.4)
     tasks = (Node(classes=("red", "green", "blue"), graph=graph),)
 
     def data(self, task: Task) -> Data:
@@ -536,7 +536,7 @@ class TestSage(LearnerContract):
         }
         means = np.stack([features[of[name]].mean(axis=0) for name in task.classes])
         nearest = [task.classes[int(((features[int(n)] - means) ** 2).sum(axis=1).argmin())] for n in rest.columns["node"]]
-        assert unseen > float(np.mean([a == b for a, b in zip(nearest, rest.labels, strict=True)])) + 0.02
+        assert unseen > float(np.mean([a == b for a, b in zip(nearest, rest.labels, strict=True)])) + 0.05
 
     @pytest.mark.slow
     def test_several_processes_learn_what_one_does(self, tmp_path: Path) -> None:
