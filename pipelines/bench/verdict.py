@@ -180,15 +180,14 @@ def _overrun(result: Result) -> float:
 
 
 def workers_rows(found: Sequence[Result], chosen: Chosen) -> Iterator[Row]:
-    """Yield how many more fold models two workers fit in the time of one."""
+    """Yield how many more trials two workers do in the time of one: the same pipelines, in less time."""
     runs = [result for result in found if result.run.case == "workers"]
     for table in sorted({result.run.table for result in runs}):
-        fits = {r.run.workers: float((r.facts or {}).get("fits") or math.nan) for r in runs if r.run.table == table}
-        if len(fits) == 2 and all(map(math.isfinite, fits.values())):
-            one, two = fits[min(fits)], fits[max(fits)]
-            yield row(
-                f"fits by {max(fits)} workers, as many times those of 1: {table}", two / one, "x", "limit", SPEEDUP, ">=", seed=chosen.seed
-            )
+        facts = {r.run.workers: r.facts for r in runs if r.run.table == table and r.facts and r.facts.get("search_s")}
+        if len(facts) == 2:
+            one, many = (facts[count]["jobs"] / facts[count]["search_s"] for count in sorted(facts))
+            case = f"trials a second by {max(facts)} workers, as many times those of 1: {table}"
+            yield row(case, many / one, "x", "limit", SPEEDUP, ">=", seed=chosen.seed)
 
 
 def _complete(found: Sequence[Result], systems: Sequence[str], budget_s: float) -> list[dict[str, Result]]:

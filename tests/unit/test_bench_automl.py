@@ -349,8 +349,8 @@ class TestRows:
 
     def test_two_workers_are_compared_with_one(self) -> None:
         found = [
-            Result(Run("workers", "bike", "ours", 30, 0, workers=workers), "rmse", score=1.0, facts={"fits": fits})
-            for workers, fits in ((1, 20), (2, 38))
+            Result(Run("workers", "bike", "ours", 30, 0, workers=workers), "rmse", score=1.0, facts={"jobs": jobs, "search_s": 20.0})
+            for workers, jobs in ((1, 20), (2, 38))
         ]
         (line,) = verdict.workers_rows(found, choice())
         assert (line["ours"], line["theirs"], line["holds"]) == (1.9, 1.8, True)
