@@ -224,6 +224,44 @@ def test_two_workers_share_a_search_and_a_killed_one_loses_nothing(tmp_path: Pat
     assert {job for job in board.taken if job[1] == 0} == {(entry.job.configuration.identity, 0) for entry in board.done(0)}
 
 
+_FORKED = """
+import os, sys, time
+from pathlib import Path
+import torch  # its OpenMP is everybody's, since it comes first
+import numpy as np, xgboost
+from sklearn.neighbors import KNeighborsRegressor
+from components.automl.genesis.processes import run_workers
+from components.automl.genesis.storage import Workplace
+from components.automl.genesis.worker import Result
+from test_genesis_search import a_search, opened
+
+folder = Path(sys.argv[1])
+x = np.random.default_rng(0).random((5000, 8))
+KNeighborsRegressor(1, algorithm="brute").fit(x, x).predict(x)  # starts OpenMP's threads
+
+class Labelled:
+    def evaluate(self, configuration, rung, until):
+        (folder / f"pid-{os.getpid()}").touch()
+        time.sleep(0.2)
+        xgboost.QuantileDMatrix(x, x[:, 0], nthread=1)
+        return Result(0.5, {})
+
+    def assist(self, configuration, rung, until):
+        return False
+
+run_workers(lambda: opened(folder), a_search(Labelled(), trials=6, rungs=1), Workplace(folder), time.monotonic(), 2)
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_does_not_wait_for_threads_that_only_its_parent_has(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{Path(__file__).parent}", "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", _FORKED, str(tmp_path)], check=True, timeout=60, env=env)
+    assert len(list(tmp_path.glob("pid-*"))) == 2
+    assert not read_board(opened(tmp_path)).running
+
+
 def test_a_journal_cut_anywhere_goes_on_to_the_same_end(tmp_path: Path) -> None:
     calm = plain(searched(tmp_path / "calm", a_search(Bowl(), trials=6)))
     journal = (tmp_path / "calm" / "study.journal").read_bytes()

@@ -14,10 +14,12 @@ import optuna
 
 from components.automl.genesis.storage import Workplace
 from components.automl.genesis.worker import Search, work
+from components.train.reproducible import reproducible
 
 __all__ = ["cores", "run_workers"]
 
 logger = logging.getLogger(__name__)
+_GRACE_S = 0.5
 
 
 def cores() -> int:
@@ -26,7 +28,16 @@ def cores() -> int:
 
 
 def run_workers(open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, count: int) -> None:
-    """Work in this process and count - 1 forks of it; they share what is in memory, and end with it."""
+    """Work in this process and count - 1 forks of it; they share what is in memory, and end with it.
+
+    On one thread each, whatever was imported since the caller last said so: a fork has none of the threads that OpenMP started
+    in its parent, and would wait for them for ever (XGBoost's labels after a landmarker's neighbours, for one).
+    """
+    with reproducible():
+        _run(open_, search, place, began, count)
+
+
+def _run(open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, count: int) -> None:
     forks = [
         multiprocessing.get_context("fork").Process(target=_fork, args=(open_, search, place, began, os.getpid()), daemon=True)
         for _ in range(count - 1)
@@ -38,7 +49,8 @@ def run_workers(open_: Callable[[], optuna.Study], search: Search, place: Workpl
     try:
         work(open_(), search, place, began=began)
     finally:
-        grace = max(began + search.budget.seconds - time.monotonic(), 0.5)
+        until = began + search.budget.seconds - search.reserve_s
+        grace = max(until - time.monotonic(), 0.0) + _GRACE_S  # no longer: the choice needs what is reserved
         gc.unfreeze()
         for fork in forks:
             fork.join(timeout=grace if search.budget.trials is None else None)
