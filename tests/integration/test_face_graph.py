@@ -44,10 +44,10 @@ def test_the_loop_turns_to_a_better_model(name: str, settings: Settings) -> None
     first = run_local(small, run_id="first", settings=settings)
     assert first["evaluate"]["blessing"].metadata["accepted"]
     store = open_store(settings)
-    before = load(store.fetch(first["train"]["model"]))
+    before = load(store.fetch(first["train"]["model"].ref))
     if name == "face":
         traffic, unseen = face(10, 20), face(20, 24)
-        assert list((store.fetch(first["train"]["model"]) / OBSERVED).glob("watch-*.html"))
+        assert list((store.fetch(first["train"]["model"].ref) / OBSERVED).glob("watch-*.html"))
     else:
         traffic, unseen = graph(400, 1400, given), graph(1400, 2000, given)
     answers = before.predict([features for features, _ in traffic])
@@ -61,7 +61,7 @@ def test_the_loop_turns_to_a_better_model(name: str, settings: Settings) -> None
             ],
         )
     second = run_local(small, run_id="second", settings=settings)
-    after = load(store.fetch(second["train"]["model"]))
+    after = load(store.fetch(second["train"]["model"].ref))
     with Ledger.open(settings.ledger) as ledger:
         champion, counts = ledger.champion(name), ledger.counts(name)
     assert champion is not None

@@ -163,7 +163,7 @@ def test_the_rate_is_a_share_of_the_optimisers_own() -> None:
     [
         {"recompute": {"mode": "full"}},
         {"recompute": {"mode": "selective", "every": 2}},
-        {"recompute": {"mode": "auto", "budget_mb": 0.6}},
+        {"recompute": {"mode": "auto", "budget_mb": 2.2}},
         {"prefetch": "on"},
         {"prefetch": "auto"},
     ],

@@ -95,7 +95,8 @@ class Parallel(Frozen):
         if self.strategy == "pipeline":
             self._check_pipeline()
         for name, strategies in (("schedule", ("pipeline",)), ("bucket_mb", ("ddp", "sharded_head")), ("partitioner", ("graph",))):
-            if name in self.model_fields_set and self.strategy not in strategies:
+            # By value: an engine hands on every default, written out.
+            if getattr(self, name) != type(self).model_fields[name].default and self.strategy not in strategies:
                 raise ValueError(f"{name} goes with strategy '{strategies[0]}', not with '{self.strategy}': leave it out")
         return self
 
