@@ -98,10 +98,10 @@ class Tabular(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _usual_metric(cls, given: Any) -> Any:
-        problem = given.get("problem", cls.model_fields["problem"].default) if isinstance(given, dict) else None
-        if problem in _METRICS and given.get("metric") is None:
-            return {**given, "metric": _METRICS[problem][0]}
-        return given
+        if not isinstance(given, dict) or given.get("metric") is not None:
+            return given
+        problem = str(given.get("problem", cls.model_fields["problem"].default))
+        return {**given, "metric": _METRICS[problem][0]} if problem in _METRICS else given
 
     @model_validator(mode="after")
     def _vocabulary(self) -> Tabular:

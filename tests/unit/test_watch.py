@@ -55,6 +55,8 @@ from components.train.watch.alarms import judge
 from components.train.watch.measure import LockProbe, time_loads
 from components.train.watch.timeline import Recent, Timeline
 
+pytestmark = pytest.mark.alone
+
 SECONDS = st.floats(0.001, 1.0)
 VARYING = st.lists(SECONDS, min_size=1, max_size=12).map(tuple)
 
