@@ -564,7 +564,7 @@ def _contracts(base: type[LearnerContract]) -> list[type[LearnerContract]]:
 
 def test_learners_for_a_task() -> None:
     assert [found.name for found in learners_for(TextLine())] == ["crnn"]
-    assert [found.name for found in learners_for(Node(classes=("a", "b")))] == ["sage"]
+    assert [found.name for found in learners_for(Node(classes=("a", "b", "c")))] == ["sage"]
     assert [found.name for found in learners_for(table_task("binary"), ("xgboost", "catboost"))] == ["catboost", "xgboost"]
     with pytest.raises(ConfigError, match="lightgbmm"):
         learner("lightgbmm")
