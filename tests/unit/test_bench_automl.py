@@ -214,6 +214,7 @@ def bench_of(tmp_path: Path, rival: systems.System, *, again: bool = False) -> B
 
 
 class TestRuns:
+    @pytest.mark.slow
     def test_a_run_is_measured_once(self, tmp_path: Path, rival: systems.System) -> None:
         today = split_of(data_folder(tmp_path / "data"), "plain")
         run = Run("cold", "plain", "rival", 5, 0)
@@ -243,6 +244,7 @@ class TestRuns:
         assert bench.key(run) != key
         assert len({bench.key(other) for other in (run, replace(run, seed=1), replace(run, budget_s=6), replace(run, workers=1))}) == 4
 
+    @pytest.mark.slow
     def test_a_warm_run_gets_what_yesterday_kept(self, tmp_path: Path, rival: systems.System) -> None:
         today = split_of(data_folder(tmp_path / "data"), "plain")
         warm = Run("warm", "plain", "rival", 5, 0, yesterday_s=10)

@@ -197,6 +197,7 @@ def test_an_interrupted_job_ends_like_an_uninterrupted_one(tmp_path: Path) -> No
     assert (tmp_path / "two" / WEIGHTS).read_bytes() == (tmp_path / "one" / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_only_complete_checkpoints_count_and_two_are_kept(tmp_path: Path) -> None:
     alone(tmp_path, 8, every=2)
     kept = tmp_path / "checkpoints"

@@ -346,6 +346,7 @@ def survey(rows: int) -> tuple[plan.Survey, nn.Module, Callable[[Tensor], Tensor
 class TestAuto:
     @settings(max_examples=20, deadline=None)
     @given(share=st.floats(0.1, 1.1), rows=st.sampled_from([1, 4, 16]))
+    @pytest.mark.slow
     def test_keeps_to_every_budget_or_says_what_is_possible(self, share: float, rows: int) -> None:
         of, model, loss, ids = survey(rows)
         budget = int(of.whole.peak_bytes * share)
@@ -402,6 +403,7 @@ class TestMicroBatch:
         assert rows * (count - 1) < most <= rows * count
         assert micro_batch.largest(peak, budget + slope, most)[0] >= rows
 
+    @pytest.mark.slow
     def test_more_fits_with_recomputation(self) -> None:
         model, loss, ids = make_gpt()
         budget = measure.forecast(model, loss, ids, rows=5).peak_bytes
