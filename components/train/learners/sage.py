@@ -205,15 +205,13 @@ def _trained(m: Nodes, logits_NK: NDArray[Any], log: list[dict[str, Any]]) -> Tr
 def _to_onnx(logits: NDArray[Any]) -> bytes:
     graph = OnnxGraph(["N", 1])
     unknown = len(logits) - 1
-    known = graph.add("And", graph.add("GreaterOrEqual", "x", graph.weight(np.array(0.0))), _below(graph, unknown))
+    known = graph.add(
+        "And", graph.add("GreaterOrEqual", "x", graph.weight(np.array(0.0))), graph.add("Less", "x", graph.weight(np.array(float(unknown))))
+    )
     number = graph.add("Where", known, "x", graph.weight(np.array(float(unknown))))  # a missing number compares as false, too
     number = graph.add("Reshape", graph.add("Cast", number, to=_INT64), graph.weight(np.array([-1])))
     found = graph.add("Gather", graph.weight(logits.astype(np.float32)), number, axis=0)
     return graph.to_bytes(graph.add("Softmax", found, axis=1), ["N", logits.shape[1]])
-
-
-def _below(graph: OnnxGraph, limit: int) -> str:
-    return graph.add("Less", "x", graph.weight(np.array(float(limit))))
 
 
 LEARNER = _Sage()

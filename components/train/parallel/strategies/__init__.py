@@ -6,7 +6,7 @@ from importlib import import_module
 
 import torch
 
-from components.core.errors import ConfigError, nearest
+from components.core.errors import ConfigError
 from components.train.parallel.mesh import Mesh
 from components.train.parallel.section import Parallel
 from components.train.parallel.strategies.base import Batch, Strategy, Work
@@ -30,7 +30,7 @@ def make(parallel: Parallel, work: Work, device: torch.device) -> Strategy:
         ConfigError: The world is not what the degrees ask for, or the work can't be trained this way.
     """
     if parallel.strategy not in _FILES:
-        raise ConfigError(f"strategy '{parallel.strategy}' is for learner 'sage' only", do=nearest("", _FILES))
+        raise ConfigError(f"strategy '{parallel.strategy}' is for learner 'sage' only", do=f"use one of: {', '.join(_FILES)}")
     mesh = Mesh(parallel.data, parallel.tensor, parallel.pipeline)
     made: Strategy = import_module(f"components.train.parallel.strategies.{_FILES[parallel.strategy]}").make(parallel, mesh, work, device)
     return made

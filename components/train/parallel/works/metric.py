@@ -28,11 +28,11 @@ from components.train.parallel.head import ShardedHead, first_values
 from components.train.parallel.margins import Margin
 from components.train.parallel.strategies.base import Batch, Work
 from components.train.parallel.works import Training
+from components.train.rates import warm_cosine
 
 __all__ = ["INPUTS", "LABELS", "Options", "make", "training_of"]
 
 INPUTS, LABELS = "z.npy", "y.npy"
-_WARM = 0.1  # of all steps, until the learning rate is reached
 
 
 class Options(Frozen):
@@ -107,7 +107,7 @@ def training_of(z: Any, y: Any, classes: int, params: Params, seed: int) -> Trai
         blocks=("body.*",),
     )
     steps = params.epochs * an_epoch
-    return Training(work, batch, rate=lambda step: _rate(step, steps), steps=steps)
+    return Training(work, batch, rate=lambda step: warm_cosine(step, steps), steps=steps)
 
 
 def _model(inputs: int, classes: int, params: Params, seed: int) -> nn.Module:
@@ -134,9 +134,3 @@ def _loss(cosine_BC: Tensor, label_B: Tensor, margin: Margin) -> Tensor:
     phi_B, slope_B = margin.apply(own_B.detach(), least_sine=math.sqrt(torch.finfo(own_B.dtype).eps))
     phi_B = phi_B + slope_B * (own_B - own_B.detach())  # its value and its derivative, finite where row and class coincide
     return functional.cross_entropy(margin.scale * cosine_BC.scatter(1, label_B[:, None], phi_B[:, None]), label_B)
-
-
-def _rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate: up in a straight line, then down along half a cosine."""
-    warm = max(1.0, _WARM * steps)
-    return (step + 1) / warm if step + 1 < warm else 0.51 + 0.49 * math.cos(math.pi * min(1.0, (step - warm) / max(1.0, steps - warm)))
