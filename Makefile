@@ -44,10 +44,12 @@ types:
 	$(BIN)/mypy
 
 unit:
-	$(BIN)/pytest tests/unit -n 2 -q -m 'not slow'
+	$(BIN)/pytest tests/unit -n 2 -q -m 'not slow and not alone'
 
 test: $(VENV)/.installed ## every test that needs no container engine and no GPU
-	$(BIN)/pytest tests/unit tests/contract tests/integration -m 'not container and not gpu and not benchmark' -q --durations=15
+	$(BIN)/pytest tests/unit tests/contract -n 2 -q --durations=15 -m 'not container and not gpu and not benchmark and not alone'
+	$(BIN)/pytest tests/unit -q -m alone
+	$(BIN)/pytest tests/integration -q --durations=15 -m 'not container and not gpu and not benchmark'
 
 bench: $(VENV)/.installed ## benchmarks, one JSON object a line (a quarter of an hour)
 	$(BIN)/atlas bench loop --json

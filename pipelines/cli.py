@@ -254,7 +254,9 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="one object a line")] = False,
     tables: Annotated[str, typer.Option(help="automl: only these tables, with commas between")] = "",
     systems: Annotated[str, typer.Option(help="automl: only these of ours,flaml,autogluon,lightgbm")] = "",
-    cases: Annotated[str, typer.Option(help="automl: only these of cold,warm,workers,rgpe; scale: of graph")] = "",
+    cases: Annotated[
+        str, typer.Option(help="automl: only these of cold,warm,workers,rgpe; scale: of head,strategies,graph,recompute,watch")
+    ] = "",
     seed: Annotated[int, typer.Option(help="automl: which rows are put aside")] = 0,
     again: Annotated[bool, typer.Option(help="automl, scale: measure anew what was measured before")] = False,
 ) -> None:

@@ -201,7 +201,7 @@ def _inline_suite(given: dict[str, Any], path: Path) -> None:
 def _readable(error: ValidationError, path: Path) -> ConfigError:
     """Turn pydantic's first complaint into one line; unknown keys get the nearest known one."""
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part not in ("text_line", "tabular")]
+    where = [str(part) for part in first["loc"] if part not in ("text_line", "tabular", "node")]
     do = "correct the value"
     if first["type"] == "extra_forbidden":
         do = nearest(where[-1], _fields(Scenario, where[:-1]))

@@ -181,6 +181,9 @@ def reports(
         if in_full and "automl" in found:
             show_search(console, found["automl"], scenario)
         pages = {step: folder / OBSERVED / _PAGES[step] for step, folder in found.items()}
+        if "model" in made.get("train", {}):  # trained by several processes, which were watched
+            watched = sorted((store.fetch(made["train"]["model"]) / OBSERVED).glob("watch-*.html"))
+            pages |= {f"train, {page.stem.removeprefix('watch-')}": page for page in watched}
         for step, page in pages.items():
             console.print(f"{step}: {page}", soft_wrap=True, highlight=False)
         return list(pages.values())

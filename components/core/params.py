@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from components.core.errors import DataError
 
-__all__ = ["NAME", "Frozen", "StepParams", "Tabular", "Task", "TextLine", "is_finite"]
+__all__ = ["MOST_NODES", "NAME", "Frozen", "GraphSource", "Node", "StepParams", "Tabular", "Task", "TextLine", "is_finite"]
 
+MOST_NODES = 1 << 24
+"""Of a graph: a model's input is float32, which has no gaps up to there."""
 NAME = r"^[a-z][a-z0-9_]{0,39}$"
 """A scenario's name."""
 
@@ -96,9 +98,10 @@ class Tabular(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _usual_metric(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("metric") is None and given.get("problem") in _METRICS:
-            return {**given, "metric": _METRICS[given["problem"]][0]}
-        return given
+        if not isinstance(given, dict) or given.get("metric") is not None:
+            return given
+        problem = str(given.get("problem", cls.model_fields["problem"].default))
+        return {**given, "metric": _METRICS[problem][0]} if problem in _METRICS else given
 
     @model_validator(mode="after")
     def _vocabulary(self) -> Tabular:
@@ -127,7 +130,51 @@ class Tabular(Frozen):
         return str(label)
 
 
-Task = Annotated[TextLine | Tabular, Field(discriminator="kind")]
+class GraphSource(Frozen):
+    """Where a graph is: files, or, where none are at hand, one that is drawn.
+
+    Attributes:
+        folder: With `edges.npy`, (E, 2) source and target from 0 to N - 1, and `features.npy`, (N, F) float32; below ATLAS_DATA unless
+            it is absolute. None: a planted partition of the size below, the same for the same seed.
+        nodes: N.
+        communities: Which are the classes, in their order.
+        degree: Mean neighbours of a node.
+        inside: Share of the edges that stay in a community.
+        dims: F.
+        signal: Distance of the communities' mean features, in units of the noise.
+        seed: Of the draw.
+    """
+
+    folder: str | None = None
+    nodes: int = Field(2000, ge=4, le=MOST_NODES)
+    communities: int = Field(5, ge=2)
+    degree: float = Field(12.0, gt=0)
+    inside: float = Field(0.9, ge=0, le=1)
+    dims: int = Field(16, ge=1)
+    signal: float = Field(0.5, ge=0)
+    seed: int = 0
+
+
+class Node(Tabular):
+    """Telling the class of a node of a graph; the only feature is the node's number.
+
+    Attributes:
+        graph: Its edges and what is known of its nodes.
+    """
+
+    kind: Literal["node"] = "node"  # type: ignore[assignment]  # a table of one column for all who need not know the graph
+    problem: Literal["binary", "multiclass"] = "multiclass"
+    features: dict[str, Literal["number", "category"]] = Field({"node": "number"}, min_length=1)
+    graph: GraphSource = GraphSource()
+
+    @model_validator(mode="after")
+    def _one_feature(self) -> Node:
+        if self.features != {"node": "number"}:
+            raise ValueError("a node's only feature is its number: leave task.features out")
+        return self
+
+
+Task = Annotated[TextLine | Tabular | Node, Field(discriminator="kind")]
 
 
 class StepParams(Frozen):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from components.core.errors import DataError, IntegrityError
+from components.core.errors import ConfigError, DataError, IntegrityError
 from components.core.params import Tabular, Task
 from components.model.answer import Answer
 from components.model.format import SUFFIX, Member, spec_of
@@ -25,13 +25,14 @@ from components.model.runtime import load_weights
 from components.train.data import Data, check_enough, check_pooled
 from components.train.features import folds_of
 from components.train.learners import Learner, Progress, Trained, learner, never
-from components.train.learners.base import options
+from components.train.learners.base import Together, options
 from components.train.merging import iterations_of, merge_lightgbm, merge_onnx
+from components.train.parallel.section import Parallel
 from components.train.recipe import FITS, Pipeline, Recipe
 from components.train.reproducible import reproducible
 from components.train.validation import Validation
 
-__all__ = ["Fitted", "Unseen", "fit", "fit_member", "merge", "predictor_of", "read_fits", "taken", "unseen", "write_fits"]
+__all__ = ["Fitted", "Processes", "Unseen", "fit", "fit_member", "merge", "predictor_of", "read_fits", "taken", "unseen", "write_fits"]
 
 _CHECKED = 256
 _LARGEST_DIFFERENCE = 1e-3
@@ -65,25 +66,47 @@ class Unseen:
     answers: list[Answer]
 
 
-def fit(data: Data, recipe: Recipe, *, seed: int, progress: Progress = never) -> list[Fitted]:
-    """Execute a recipe on one thread; equal arguments give equal bytes.
+@dataclass(frozen=True)
+class Processes:
+    """Several processes that train a member together.
+
+    Attributes:
+        parallel: How many, and what they share.
+        folder: Of this training alone: one that was killed goes on from what is in it.
+    """
+
+    parallel: Parallel
+    folder: Path
+
+
+def fit(data: Data, recipe: Recipe, *, seed: int, progress: Progress = never, processes: Processes | None = None) -> list[Fitted]:
+    """Execute a recipe, on one thread or by several processes; equal arguments give equal bytes.
 
     Args:
         data: Rows to fit on and to judge by.
         recipe: Its members are fitted on the folds that its validation makes.
         seed: Of everything random; every fold's fit gets the same.
-        progress: May end each training early.
+        progress: May end each training early; not asked when several processes train.
+        processes: Train by several processes; None: by this one.
 
     Raises:
-        ConfigError: The recipe names an unknown learner or option.
+        ConfigError: The recipe names an unknown learner or option, or one that several processes can't train.
         DataError: There is too little to learn from.
+        TryAgain: One of several processes was killed: the same call goes on.
     """
     for pipeline in recipe.members:
-        _learner_of(pipeline, data.task)
+        chosen = _learner_of(pipeline, data.task)
+        if processes and not isinstance(chosen, Together):
+            raise ConfigError(
+                f"learner '{pipeline.learner}' can't be trained by several processes",
+                do="remove train.parallel, or let automl.learners be [arcface]",
+            )
     (check_enough if recipe.validation.kind == "holdout" else check_pooled)(data)
     with reproducible():
         return [
-            fit_member(data, pipeline, recipe.validation, models=recipe.models, seed=seed, number=number, progress=progress)
+            fit_member(
+                data, pipeline, recipe.validation, models=recipe.models, seed=seed, number=number, progress=progress, processes=processes
+            )
             for number, pipeline in enumerate(recipe.members)
         ]
 
@@ -97,13 +120,22 @@ def fit_member(
     seed: int,
     number: int = 0,
     progress: Progress = never,
+    processes: Processes | None = None,
 ) -> Fitted:
     """Fit one member on every fold, or on the first `models` ones, and merge; the rest as in `fit`, `number` names its file."""
     chosen = _learner_of(pipeline, data.task)
     features = options(chosen.features, pipeline.features, f"features of {pipeline.learner}")
     params = options(chosen.params, pipeline.params, f"params of {pipeline.learner}")
     prepared = chosen.prepare(data, features, validation)
-    trained = [chosen.fit(prepared.part(fold), params, seed=seed, progress=progress) for fold in range(models or validation.folds)]
+
+    def fitted_on(fold: int) -> Trained:
+        part = prepared.part(fold)
+        if processes is None or not isinstance(chosen, Together):
+            return chosen.fit(part, params, seed=seed, progress=progress)
+        folder = processes.folder / f"member-{number}-fold-{fold}"
+        return chosen.fit_together(part, params, seed=seed, parallel=processes.parallel, folder=folder)
+
+    trained = [fitted_on(fold) for fold in range(models or validation.folds)]
     fitted = merge(pipeline, prepared.preprocessing, trained, number=number)
     if isinstance(data.task, Tabular):
         _check_same(fitted, trained, data)

@@ -25,6 +25,7 @@ from components.train.features import Matrices
 from components.train.learners.base import Progress, Trained
 from components.train.learners.tabular import Judge, Loss, Target, target_of
 from components.train.onnx_graph import OnnxGraph
+from components.train.rates import warm_cosine
 from components.train.reproducible import reproducible
 from components.train.standard import standard_of
 
@@ -36,7 +37,6 @@ _FEW = 3  # distinct values or fewer need no embedding
 _OFTEN = 16  # batches between two calls of `progress`
 _STEPS = 96  # in an epoch, when the batch size follows the rows
 _LEAST_SHARE = 1e-9  # of a class without a training row
-_WARM = 0.1  # of all steps, until the learning rate is reached
 
 
 class NetworkParams(Frozen):
@@ -159,7 +159,7 @@ def _descend(net: _Network, m: Matrices, target: Target, params: NetworkParams, 
             if len(part) > 1 or len(z) == 1:  # batch normalisation needs two rows
                 torch.autograd.backward(_loss(net(z[part]), y[part], params.loss, weight))
                 torch.nn.utils.clip_grad_norm_(optimiser.params, 5.0)
-                optimiser.step(params.lr * _rate(step, steps))
+                optimiser.step(params.lr * warm_cosine(step, steps))
             step += 1
             if number % _OFTEN == _OFTEN - 1 and progress(epoch - 1, score):
                 net.load_state_dict(kept)
@@ -177,12 +177,6 @@ def _descend(net: _Network, m: Matrices, target: Target, params: NetworkParams, 
             break
     net.load_state_dict(kept)
     return judge.best_round or epoch
-
-
-def _rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate: up in a straight line, then down along half a cosine to almost nothing."""
-    warm = max(1.0, _WARM * steps)
-    return (step + 1) / warm if step + 1 < warm else 0.51 + 0.49 * math.cos(math.pi * min(1.0, (step - warm) / max(1.0, steps - warm)))
 
 
 def _loss(output_NK: Tensor, y_N: Tensor, kind: Loss, weight_K: Tensor | None) -> Tensor:

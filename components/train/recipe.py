@@ -51,7 +51,7 @@ class Recipe(Frozen):
         fitted_on: The dataset that the models in `fits/` come from; None: there are none.
     """
 
-    task: Literal["tabular", "text_line"]
+    task: Literal["tabular", "text_line", "node"]
     members: tuple[Pipeline, ...] = Field(min_length=1)
     validation: Validation
     models: int | None = Field(None, ge=1)

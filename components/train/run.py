@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from components.core.artifacts import OBSERVED
+from components.core.artifacts import OBSERVED, digest_of
 from components.core.contract import Context
 from components.core.errors import IntegrityError
 from components.evaluate.metrics import finite, score
 from components.model import Answer, load, save
 from components.train.card import Figures, card
 from components.train.data import check_enough, read_data
-from components.train.fitting import fit, predictor_of, read_fits, unseen
+from components.train.fitting import Processes, fit, predictor_of, read_fits, unseen
 from components.train.learners import learner
 from components.train.recipe import FITS, Pipeline, Recipe, read_recipe
 from components.train.spec import Params
@@ -39,7 +40,8 @@ def run(ctx: Context, params: Params) -> None:
     check_enough(data)
     read_s = time.monotonic() - began
     assembled = _is_fitted(ctx, given, recipe, params)
-    fitted = read_fits(ctx.path("recipe"), recipe) if assembled else fit(data, recipe, seed=params.seed)
+    processes = _processes(ctx, recipe, params)
+    fitted = read_fits(ctx.path("recipe"), recipe) if assembled else fit(data, recipe, seed=params.seed, processes=processes)
     fit_s = time.monotonic() - began - read_s
     predictor = predictor_of(params.task, fitted)
     judged = unseen(predictor, data, recipe.validation)
@@ -62,6 +64,10 @@ def run(ctx: Context, params: Params) -> None:
         "log": [line for entry in fitted for line in entry.log],
     }
     (folder / OBSERVED / "training.json").write_text(json.dumps(log, indent=1))
+    if processes:
+        for page in processes.folder.glob("*/watch/watch.html"):
+            shutil.copy(page, folder / OBSERVED / f"watch-{page.parents[1].name}.html")
+        shutil.rmtree(processes.folder, ignore_errors=True)
     size = sum(len(entry.weights) for entry in fitted)
     ctx.note("model", learner=saved.spec.learner, bytes=size, members=len(fitted))
     done = "assembled" if assembled else "trained"
@@ -70,8 +76,16 @@ def run(ctx: Context, params: Params) -> None:
 
 def _is_fitted(ctx: Context, given: Recipe, recipe: Recipe, params: Params) -> bool:
     """Whether the search kept the very fits that are asked for."""
-    same = recipe == given and not params.refit and given.fitted_on is not None
+    same = recipe == given and not params.refit and params.parallel is None and given.fitted_on is not None
     return same and given.fitted_on == ctx.inputs["dataset"].ref and (ctx.path("recipe") / FITS).is_dir()
+
+
+def _processes(ctx: Context, recipe: Recipe, params: Params) -> Processes | None:
+    """Several processes have a folder that is the same when the step is tried again: they go on where they were."""
+    if params.parallel is None:
+        return None
+    decides = {"recipe": recipe.model_dump(mode="json"), "dataset": ctx.inputs["dataset"].ref, "params": params.model_dump(mode="json")}
+    return Processes(params.parallel, ctx.settings.home / "training" / digest_of(decides)[:16])
 
 
 def check_same(ours: Sequence[Answer], theirs: Sequence[Answer]) -> None:

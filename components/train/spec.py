@@ -6,6 +6,7 @@ from pydantic import Field
 
 from components.core.contract import Port, Resources, Spec
 from components.core.params import StepParams
+from components.train.parallel.section import Parallel
 
 __all__ = ["SPEC", "Params"]
 
@@ -15,6 +16,7 @@ class Params(StepParams):
 
     seed: int = 0
     epochs: int | None = Field(None, gt=0, description="overrides the recipe's epochs")
+    parallel: Parallel | None = Field(None, description="train by several processes; see components.train.parallel.section")
     refit: bool = Field(False, description="fit again, even if the search kept the models that it fitted on this dataset")
 
 

@@ -26,7 +26,7 @@ __all__ = ["CASES", "Choice", "automl"]
 CASES = ("cold", "warm", "workers", "rgpe")
 BUDGETS_S = (20.0, 60.0)
 QUICK_TABLES, QUICK_BUDGETS_S = ("lending_club", "hpc_jobs", "air_quality"), (10.0,)
-WORKERS_TABLES, WORKERS_S = ("credit_data", "bike"), 30.0
+WORKERS_TABLES, WORKERS_S = ("credit_data", "bike"), 600.0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from pipelines.bench.watch import Watched, watch
 __all__ = ["CORES", "Bench", "Moment", "Result", "Run", "lock"]
 
 logger = logging.getLogger(__name__)
+WORKERS_TRIALS = 16
+"""Of the case `workers`."""
 CORES = 2
 PROTOCOL = 1
 """Raise it when splits, metrics or clocks change: every result becomes stale."""
@@ -212,6 +214,8 @@ class Bench:
 
     def _options(self, run: Run, work: Path) -> list[str]:
         options = ["--budget", f"{run.budget_s:g}", "--cores", str(run.workers), "--seed", str(run.seed), "--keep", str(work / "keep")]
+        if run.case == "workers":
+            options += ["--trials", str(WORKERS_TRIALS)]  # the same known pipelines, whoever does them
         if run.case == "warm":
             options += ["--yesterday", str(self.folder / "kept" / self.key(run.yesterday))]
         return options

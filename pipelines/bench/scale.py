@@ -23,7 +23,7 @@ from pipelines.bench.row import Row
 __all__ = ["CASES", "scale"]
 
 logger = logging.getLogger(__name__)
-CASES = ("graph",)
+CASES = ("head", "strategies", "graph", "recompute", "watch")
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "tests" / "benchmarks" / "scale"
 

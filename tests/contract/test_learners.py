@@ -15,17 +15,20 @@ import numpy as np
 import pytest
 
 from components.core.errors import ConfigError, DataError
-from components.core.params import Tabular, Task, TextLine
+from components.core.params import GraphSource, Node, Tabular, Task, TextLine
 from components.evaluate.metrics import score
+from components.ingest.readers import identities, nodes
 from components.ingest.readers.digits import compose
 from components.model import Predictor
 from components.model.runtime import load_weights
 from components.train.data import Data, Rows
 from components.train.features import Matrices
 from components.train.fitting import merge, predictor_of
+from components.train.graph.source import load
 from components.train.learners import LEARNERS, Learner, Prepared, Trained, learner, learners_for, never
-from components.train.learners.base import options
+from components.train.learners.base import Together, options
 from components.train.merging import iterations_of
+from components.train.parallel.section import Parallel
 from components.train.recipe import Pipeline
 from components.train.reproducible import reproducible
 from components.train.validation import Validation
@@ -430,6 +433,125 @@ class TestCrnn(LearnerContract):
         assert trained.weights
 
 
+class TestArcFace(LearnerContract):
+    name = "arcface"
+    params = {"epochs": 12, "hidden": 64, "dim": 32, "batch": 32}  # noqa: RUF012
+    tasks = (
+        Tabular.model_validate(
+            {
+                "problem": "multiclass",
+                "classes": [f"p{number:02d}" for number in range(60)],
+                "features": {f"f{number:02d}": "number" for number in range(32)},
+            }
+        ),
+    )
+
+    def data(self, task: Task) -> Data:
+        return Data(task, self._rows(0, 3), self._rows(3, 4))
+
+    def _rows(self, first: int, last: int) -> Rows:
+        table = identities.compose(first=first, last=last, shots=4)
+        columns = {name: table[name].to_numpy() for name in table.column_names if name.startswith("f")}
+        return Rows(columns, table["_label"].to_pylist())
+
+    def test_few_classes_are_left_to_others(self) -> None:
+        assert not self.learner().fits(table_task("multiclass"))
+
+    def test_the_models_of_folds_become_one(self) -> None:
+        task = self.tasks[0]
+        data = self.data(task)
+        served, trained = self.predictor(task, self.prepared(task, data, Validation(folds=3)), folds=3)
+        assert len({entry.weights for entry in trained}) == 3
+        assert score(task, data.validation.labels, served.predict(data.validation.mappings()))["accuracy"] > 0.6
+
+    def test_missing_and_huge_values_and_classes_without_rows_have_an_answer(self) -> None:
+        m = self.prepared(self.tasks[0]).part(0)
+        kept = m.y > 0
+        trained = self.fit(Matrices(m.x[kept], m.y[kept], m.x_validation[:0], m.y_validation[:0], m.classes))
+        for x in (m.x, np.full_like(m.x[:1], np.nan), np.full_like(m.x[:1], 1e30)):
+            scores = trained.scores(x)
+            assert np.isfinite(scores).all()
+            assert scores.sum(axis=1) == pytest.approx(np.ones(len(x)), abs=1e-5)
+        assert (trained.scores(m.x).argmax(axis=1) > 0).all()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "parallel", [{"strategy": "sharded_head", "tensor": 2}, {"strategy": "ddp", "data": 2}], ids=["sharded", "ddp"]
+    )
+    def test_several_processes_learn_what_one_does(self, parallel: dict[str, Any], tmp_path: Path) -> None:
+        found = self.learner()
+        assert isinstance(found, Together)
+        part, params = self.prepared(self.tasks[0]).part(0), options(found.params, {**self.params, "epochs": 3}, "params")
+        alone = self.fit(part, {**self.params, "epochs": 3})
+        together = found.fit_together(part, params, seed=3, parallel=Parallel.model_validate(parallel), folder=tmp_path)
+        assert [entry["loss"] for entry in together.log] == pytest.approx([entry["loss"] for entry in alone.log], rel=1e-4)
+        assert together.scores(part.x) == pytest.approx(alone.scores(part.x), abs=1e-3)
+
+
+class TestSage(LearnerContract):
+    name = "sage"
+    params = {"epochs": 4, "hidden": 16, "batch": 64}  # noqa: RUF012
+    deadline = 2
+    graph = GraphSource(nodes=600, communities=3, signal=0.4)
+    tasks = (Node(classes=("red", "green", "blue"), graph=graph),)
+
+    def data(self, task: Task) -> Data:
+        return Data(task, self._rows(0, 300), self._rows(300, 400))
+
+    def _rows(self, first: int, last: int) -> Rows:
+        options = {"graph": self.graph.model_dump(), "classes": ["red", "green", "blue"], "first": first, "last": last}
+        table = nodes.read(options, None)
+        return Rows({"node": table["node"].to_numpy()}, table["_label"].to_pylist())
+
+    def test_the_models_of_folds_become_one(self) -> None:
+        task = self.tasks[0]
+        data = self.data(task)
+        served, trained = self.predictor(task, self.prepared(task, data, Validation(folds=3)), folds=3)
+        assert len({entry.weights for entry in trained}) == 3
+        assert score(task, data.validation.labels, served.predict(data.validation.mappings()))["accuracy"] > 0.8
+
+    def test_every_number_has_an_answer(self) -> None:
+        served, _ = self.predictor(self.tasks[0], self.prepared(self.tasks[0]))
+        strange = [{"node": value} for value in (None, -1.0, 600.0, 1e300, float("nan"))]
+        found = served.predict([{"node": 599.0}, *strange])
+        assert all(answer.scores is not None and sum(answer.scores.values()) == pytest.approx(1) for answer in found)
+        assert len({answer.confidence for answer in found[1:]}) == 1
+
+    def test_nodes_that_are_not_in_the_graph_are_refused(self) -> None:
+        task = self.tasks[0]
+        rows = Rows({"node": np.arange(590.0, 610.0)}, ["red", "green"] * 10)
+        with pytest.raises(DataError, match="outside the graph of 600 nodes"):
+            self.fit(self.prepared(task, Data(task, rows, rows)).part(0))
+
+    def test_its_neighbours_say_more_than_its_features(self) -> None:
+        task = self.tasks[0]
+        data = self.data(task)
+        served, _ = self.predictor(task, self.prepared(task, data))
+        rest = self._rows(400, 600)
+        unseen = score(task, rest.labels, served.predict(rest.mappings()))["accuracy"]
+        _, features = load(self.graph)
+        of = {
+            name: [int(n) for n, label in zip(data.train.columns["node"], data.train.labels, strict=True) if label == name]
+            for name in task.classes
+        }
+        means = np.stack([features[of[name]].mean(axis=0) for name in task.classes])
+        nearest = [task.classes[int(((features[int(n)] - means) ** 2).sum(axis=1).argmin())] for n in rest.columns["node"]]
+        assert unseen > float(np.mean([a == b for a, b in zip(nearest, rest.labels, strict=True)])) + 0.05
+
+    @pytest.mark.slow
+    def test_several_processes_learn_what_one_does(self, tmp_path: Path) -> None:
+        found = self.learner()
+        assert isinstance(found, Together)
+        part, params = self.prepared(self.tasks[0]).part(0), options(found.params, self.params, "params")
+        alone = self.fit(part)
+        parallel = Parallel(strategy="graph", data=2)
+        together = found.fit_together(part, params, seed=3, parallel=parallel, folder=tmp_path)
+        assert [entry["loss"] for entry in together.log] == pytest.approx([entry["loss"] for entry in alone.log], rel=1e-3)
+        assert (together.scores(part.x).argmax(axis=1) == alone.scores(part.x).argmax(axis=1)).mean() > 0.98
+        with pytest.raises(ConfigError, match="'ddp'"):
+            found.fit_together(part, params, seed=3, parallel=Parallel(strategy="ddp", data=2), folder=tmp_path)
+
+
 def test_every_learner_has_a_contract() -> None:
     known = {contract.name for contract in _contracts(LearnerContract) if contract.__module__ == __name__}
     assert known == set(LEARNERS)
@@ -442,6 +564,7 @@ def _contracts(base: type[LearnerContract]) -> list[type[LearnerContract]]:
 
 def test_learners_for_a_task() -> None:
     assert [found.name for found in learners_for(TextLine())] == ["crnn"]
+    assert [found.name for found in learners_for(Node(classes=("a", "b", "c")))] == ["sage"]
     assert [found.name for found in learners_for(table_task("binary"), ("xgboost", "catboost"))] == ["catboost", "xgboost"]
     with pytest.raises(ConfigError, match="lightgbmm"):
         learner("lightgbmm")

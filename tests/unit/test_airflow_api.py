@@ -67,6 +67,7 @@ def test_what_is_refused_is_not_put_again(server: Server) -> None:
     assert len(bodies) == 1
 
 
+@pytest.mark.slow
 def test_what_keeps_failing_is_said(server: Server) -> None:
     airflow, bodies = server(*[500] * 9)
     with pytest.raises(TryAgain, match="500"):

@@ -95,6 +95,7 @@ def test_before_there_is_a_plan_airflow_s_own_numbers_hold(plan: Plan) -> None:
     assert ScenarioRetry().evaluate(AirflowException(), 1, 10, context(plan, "begin")).action.value == "default"
 
 
+@pytest.mark.slow
 def test_a_task_runs_its_step_and_returns_references_only(plan: Plan, settings: Settings) -> None:
     operator = StepOperator(task_id="ingest", step="ingest", wires=WIRES["ingest"])
     made = operator.execute(context(plan))

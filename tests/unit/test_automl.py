@@ -87,6 +87,7 @@ class TestStep:
         assert not [name for name in out["report"].files if name.startswith("observed")]
         assert not re.search("second|/tmp|20[2-9][0-9]-", (store.fetch(out["report"].ref) / "report.json").read_text())
 
+    @pytest.mark.slow
     def test_test_and_holdout_rows_do_not_steer_it(self, run_step: RunStep, store: ArtifactStore) -> None:
         found = []
         for seed in (1, 2):
@@ -94,6 +95,7 @@ class TestStep:
             found.append((store.fetch(run_step("automl", params(trials=5), inputs)["report"].ref) / "report.json").read_bytes())
         assert found[0] == found[1]
 
+    @pytest.mark.slow
     def test_yesterdays_members_are_candidates_and_today_is_not_worse(self, run_step: RunStep, store: ArtifactStore) -> None:
         snapshot = makers.snapshot(store, "demo")
         some, more = loans(store, count=180), loans(store, count=240)

@@ -214,6 +214,7 @@ def bench_of(tmp_path: Path, rival: systems.System, *, again: bool = False) -> B
 
 
 class TestRuns:
+    @pytest.mark.slow
     def test_a_run_is_measured_once(self, tmp_path: Path, rival: systems.System) -> None:
         today = split_of(data_folder(tmp_path / "data"), "plain")
         run = Run("cold", "plain", "rival", 5, 0)
@@ -243,6 +244,7 @@ class TestRuns:
         assert bench.key(run) != key
         assert len({bench.key(other) for other in (run, replace(run, seed=1), replace(run, budget_s=6), replace(run, workers=1))}) == 4
 
+    @pytest.mark.slow
     def test_a_warm_run_gets_what_yesterday_kept(self, tmp_path: Path, rival: systems.System) -> None:
         today = split_of(data_folder(tmp_path / "data"), "plain")
         warm = Run("warm", "plain", "rival", 5, 0, yesterday_s=10)
@@ -323,9 +325,11 @@ class TestRows:
     def test_parity_is_the_share_of_the_cold_searchs_cpu(self) -> None:
         cold = result("ours", 0.9, se=0.004, trajectory=(Moment(1, 10, 0.7, 0.8), Moment(2, 30, 0.8, 0.8995), Moment(3, 60, 0.9, 0.9)))
         warm = result("ours", 0.9, case="warm", trajectory=(Moment(1, 6, 0.85, 0.899), Moment(2, 20, 0.91, 0.9)))
-        assert verdict.parity(cold, warm, "score") == pytest.approx(6 / 30)  # .899 and .8995 lack no more than .25 standard errors
-        assert verdict.parity(cold, warm, "validation") == pytest.approx(20 / 60)
-        assert verdict.parity(cold, replace(warm, trajectory=warm.trajectory[:1]), "validation") == math.inf
+        assert verdict.parity(cold, warm, "score") == pytest.approx(
+            (6 / 60, 6 / 30)
+        )  # .899 and .8995 lack no more than .25 standard errors
+        assert verdict.parity(cold, warm, "validation") == pytest.approx((20 / 60, 20 / 60))
+        assert verdict.parity(cold, replace(warm, trajectory=warm.trajectory[:1]), "validation") == (math.inf, math.inf)
         assert verdict.parity(cold, replace(warm, trajectory=()), "score") is None
 
     def test_negative_transfer_counts_losses_beyond_a_standard_error(self) -> None:
@@ -347,8 +351,8 @@ class TestRows:
 
     def test_two_workers_are_compared_with_one(self) -> None:
         found = [
-            Result(Run("workers", "bike", "ours", 30, 0, workers=workers), "rmse", score=1.0, facts={"fits": fits})
-            for workers, fits in ((1, 20), (2, 38))
+            Result(Run("workers", "bike", "ours", 30, 0, workers=workers), "rmse", score=1.0, facts={"jobs": jobs, "search_s": 20.0})
+            for workers, jobs in ((1, 20), (2, 38))
         ]
         (line,) = verdict.workers_rows(found, choice())
         assert (line["ours"], line["theirs"], line["holds"]) == (1.9, 1.8, True)

@@ -79,6 +79,7 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_importing_the_dags_is_fast_and_clean(tmp_path: Path) -> None:
     runs = [json.loads(run_python(IMPORT, tmp_path, *map(str, DAGS)).splitlines()[-1]) for _ in range(3)]
     assert not set(HEAVY) & set(runs[0]["modules"])

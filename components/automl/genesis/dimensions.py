@@ -62,6 +62,17 @@ _DENSE_FEATURES: Mapping[str, Dimension] = {
 _NETWORK_FEATURES: Mapping[str, Dimension] = {"scale": Choice(("standard", "rank")), **_SELECTION}
 
 SPACES: Mapping[str, Dimensions] = {
+    "arcface": {
+        "features": {"scale": Choice(("standard", "rank"))},
+        "params": {
+            "hidden": Choice((128, 256, 512)),
+            "layers": Whole(1, 3),
+            "dim": Choice((32, 64, 128)),
+            "margin": Real(0.0, 0.5),
+            "scale": Choice((16.0, 24.0, 32.0, 48.0)),
+            "lr": Real(5e-4, 1e-2, log=True),
+        },
+    },
     "catboost": {
         "features": _NUMBER_FEATURES,
         "params": {
@@ -123,6 +134,16 @@ SPACES: Mapping[str, Dimensions] = {
             "dropout": Real(0.0, 0.3),
             "lr": Real(3e-4, 5e-3, log=True),
             "bins": Choice((8, 16, 32)),
+        },
+    },
+    "sage": {
+        "features": {},
+        "params": {
+            "hidden": Choice((32, 64, 128)),
+            "aggregate": Choice(("mean", "attention")),
+            "dropout": Real(0.0, 0.5),
+            "learning_rate": Real(2e-3, 3e-2, log=True),
+            "weight_decay": Real(1e-5, 1e-2, log=True),
         },
     },
     "xgboost": {

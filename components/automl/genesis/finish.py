@@ -76,7 +76,7 @@ def assemble(
     pipelines, fitted = best.fitted(evaluator, validation, seed)
     by_time = validation.kind == "time"
     recipe = Recipe(
-        task="tabular",
+        task=evaluator.task.kind,
         members=tuple(pipelines),
         validation=EVERYTHING if by_time else validation,
         models=best.folds if best.folds < validation.folds and not by_time else None,

@@ -21,7 +21,7 @@ from components.train.graph.ids import IdMap, Ids
 from components.train.graph.relabel import Relabelled
 from components.train.graph.writing import NpyWriter, read_manifest, written
 
-__all__ = ["KIND", "TEST", "TRAIN", "VALIDATION", "NodeData", "Partition", "read_partition", "write_partitions"]
+__all__ = ["KIND", "TEST", "TRAIN", "VALIDATION", "NodeData", "Partition", "read_partition", "whole", "write_partitions"]
 
 KIND = "partitioned graph"
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -74,6 +74,21 @@ class Partition:
     def global_ids(self, local: Ids) -> Ids:
         """Return the (n,) ids of local nodes. Raises DataError where there is no such node."""
         return self.ids.join(np.full(len(local), self.number, np.int64), local)
+
+
+def whole(edges: Ids, data: NodeData) -> Partition:
+    """Return a graph as its only partition, in memory.
+
+    Args:
+        edges: (E, 2) source and target, 0…N - 1.
+        data: What is known of the N nodes.
+    """
+    nodes = len(data.features)
+    ids = IdMap.of([nodes])
+    indptr, rows = _by_target(edges[:, 1], ids, nodes)
+    arrays = {"indptr": indptr, "indices": np.ascontiguousarray(edges[:, 0][rows]), "edge_rows": rows, "features": data.features}
+    arrays |= {"labels": data.labels, "split": data.split, "original": np.arange(nodes), "halo": np.empty(0, np.int64)}
+    return Partition(0, ids, data.classes, **arrays)
 
 
 def write_partitions(graph: Relabelled, data: NodeData, folder: Path) -> None:

@@ -6,7 +6,7 @@ process makes of the whole graph, whatever the partition: the loss curves are eq
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -31,6 +31,7 @@ from components.train.graph.sampler import Sample, Sampler
 __all__ = ["Epoch", "Options", "Rows", "Trained", "Trainer", "train"]
 
 _TRAINING, _JUDGING = 0, 1
+_EVERY = 3  # beside the splits
 
 
 class Options(Frozen):
@@ -131,7 +132,7 @@ def train(partition: Partition, options: Options, exchange: Exchange | None = No
         DataError: No partition has a labelled training node, or partitions and processes do not match.
         TryAgain: Another process is gone.
     """
-    trainer = Trainer(partition, options, exchange or Alone(), device or torch.device("cpu"))
+    trainer = Trainer(partition, options, exchange, device)
     epochs = []
     for number in range(options.epochs):
         loss = trainer.epoch(number)
@@ -150,9 +151,12 @@ class Trainer:
         rows: Feature rows needed in epochs.
     """
 
-    def __init__(self, partition: Partition, options: Options, exchange: Exchange, device: torch.device) -> None:
-        self.partition, self.options, self.exchange, self.device = partition, options, exchange, device
-        self.sampler = Sampler(partition, options.fanouts, exchange)
+    def __init__(
+        self, partition: Partition, options: Options, exchange: Exchange | None = None, device: torch.device | None = None
+    ) -> None:
+        self.partition, self.options = partition, options
+        self.exchange, self.device = exchange or Alone(), device or torch.device("cpu")
+        self.sampler = Sampler(partition, options.fanouts, self.exchange)
         self.rows, self.sent = Rows(), dict[str, int]()
         self._nodes = {split: np.flatnonzero((partition.split == split) & (partition.labels >= 0)) for split in (TRAIN, VALIDATION, TEST)}
         total = sum(self._all(len(self._nodes[TRAIN])))
@@ -187,6 +191,18 @@ class Trainer:
                     right += int((self._logits(batch).argmax(1).cpu().numpy() == batch.labels).sum())
         total = sum(self._all(len(nodes)))
         return sum(self._all(right)) / total if total else None
+
+    def every(self) -> NDArray[Any]:
+        """Return the (N, K) logits of this partition's nodes, whatever is known of them."""
+        nodes, size = np.arange(len(self.partition)), self.options.batch
+        self.model.eval()
+        with torch.no_grad():
+            parts = [self._batch(nodes[at : at + size], (_JUDGING, _EVERY)) for at in range(0, len(nodes), size)]
+            return np.concatenate([self._logits(batch).cpu().numpy() for batch in parts])
+
+    def restore(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Take another training's weights, by parameter name."""
+        self.model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
 
     def _network(self) -> GraphSage:
         options, features = self.options, self.partition.features

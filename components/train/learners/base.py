@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ValidationError
 
@@ -14,8 +15,9 @@ from components.model.format import Runtime
 from components.model.runtime import Scores
 from components.train.data import Data
 from components.train.folds import Validation
+from components.train.parallel.section import Parallel
 
-__all__ = ["Learner", "Prepared", "Progress", "Trained", "never", "options"]
+__all__ = ["Learner", "Prepared", "Progress", "Together", "Trained", "never", "options"]
 
 Progress = Callable[[int, float], bool]
 """Called with (rounds or epochs done, score so far) as a fit goes on; True ends it there. It may raise, which abandons the fit."""
@@ -86,6 +88,19 @@ class Learner(Protocol):
 
         Raises:
             DataError: There is too little to learn from.
+        """
+
+
+@runtime_checkable
+class Together(Protocol):
+    """A learner that several processes can train, as the scenario's `train.parallel` says."""
+
+    def fit_together(self, part: Any, params: Any, *, seed: int, parallel: Parallel, folder: Path) -> Trained:
+        """Fit one fold; call again with the same folder to go on after a process was killed.
+
+        Raises:
+            TryAgain: A process was killed, or did not hear from another.
+            ContractError: It failed for another reason.
         """
 
 

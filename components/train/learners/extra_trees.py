@@ -69,7 +69,7 @@ class _ExtraTrees:
 
     def fits(self, task: Task) -> bool:
         """Tables with few classes: exported, every tree becomes one tree a class."""
-        return isinstance(task, Tabular) and len(task.classes) <= _MOST_CLASSES
+        return isinstance(task, Tabular) and task.kind == "tabular" and len(task.classes) <= _MOST_CLASSES
 
     def fit(self, part: Matrices, params: Params, *, seed: int, progress: Progress) -> Trained:
         target = target_of(part)

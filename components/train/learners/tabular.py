@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.core.errors import IntegrityError
-from components.core.params import Tabular, Task
+from components.core.params import Task
 from components.model.runtime import Scores, scores_of_text
 from components.train.features import Dates, Encoding, Features, Fill, Intervals, Log, Matrices, Scale
 from components.train.forest import Forest, constant, to_text
@@ -123,7 +123,7 @@ class Judge:
 
 def fits_tables(task: Task) -> bool:
     """Whether the task is a table's."""
-    return isinstance(task, Tabular)
+    return task.kind == "tabular"
 
 
 def target_of(m: Matrices) -> Target:

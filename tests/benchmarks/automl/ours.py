@@ -48,6 +48,7 @@ def main() -> None:
     """Search, write, answer; off the clock: retrace how the best model grew."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", type=int, help="default: one a core")
+    parser.add_argument("--trials", type=int, help="end after so many pipelines instead of after the budget")
     parser.add_argument("--home", type=Path, help="where the search works; default: in FOLDER")
     parser.add_argument("--history", type=Path, help="folder of earlier studies")
     parser.add_argument("--champion", type=Path, help="folder of yesterday's model")
@@ -57,7 +58,7 @@ def main() -> None:
     model = given.champion or (job.yesterday and job.yesterday / "model")
     champion = Champion(model, f"Model/{'0' * 64}") if model and model.is_dir() else None
     data = read(job)
-    params = params_of(job, data, given.workers or job.cores)
+    params = params_of(job, data, given.workers or job.cores).model_copy(update={"trials": given.trials})
     history = recall(before) if before else []
     with reproducible():
         solved = solve(Setting(data, params, home, _process_start(), history, champion))
@@ -73,6 +74,7 @@ def main() -> None:
             (job.keep / "model" / file.name).write_bytes(file.read_bytes())
     evaluator = TableEvaluator(data, params.validation or usual_validation(data), seed=params.seed, folder=home / "fits")
     facts = {"fits": _fits(solved, evaluator), "members": len(solved.recipe.members), "validation": solved.recipe.score}
+    facts |= {"jobs": len(solved.board.settled), "search_s": _search_s(solved)}
     finish(
         job,
         lambda rows: answers(predictor, rows, threads=job.cores),
@@ -155,6 +157,12 @@ def _fits(solved: Solved, evaluator: TableEvaluator) -> int:
         else:
             whole[identity] = max(whole.get(identity, 0), rung.folds)
     return sum(whole.values()) + samples
+
+
+def _search_s(solved: Solved) -> float:
+    """Return the wall seconds from the first job's start to the last one's end: what any number of workers share."""
+    settled = solved.board.settled
+    return max(entry.clock for entry in settled) - min(entry.clock - entry.wall for entry in settled)
 
 
 def _trajectory(job: Job, solved: Solved, params: Params, evaluator: TableEvaluator, data: Data, champion: Champion | None) -> None:
