@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.automl.nas.budget import Cost, Costs, Limits, cost, costs
-from components.automl.nas.geometry import enclosing, geometry
 from components.automl.nas.knapsack import best, best_architecture, front
 from components.automl.nas.latency import Table, measured, table
-from components.automl.nas.network import network
 from components.automl.nas.selection import best_selection, front_selections
-from components.automl.nas.space import Architecture, Space
-from components.automl.nas.spaces import SPACES, space
 from components.core.errors import ConfigError, DataError
+from components.train.spaces import SPACES, space
+from components.train.spaces.geometry import enclosing, geometry
+from components.train.spaces.network import network
+from components.train.spaces.space import Architecture, Space
 
 INPUTS = {"mobilenet": (3, 16, 16), "resnet": (3, 16, 16), "recognizer": (1, 24, 50)}
 ALL = {name: space(name, INPUTS[name], 7) for name in SPACES}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from components.automl.nas.darts import Adam, Bilevel, Momentum, Relaxed, Steps, unrolled_gradient
-from components.automl.nas.network import network
 from components.automl.nas.problem import Images, Split
-from components.automl.nas.space import Architecture, Head, Option, Space, Stage, Stem
+from components.train.spaces.network import network
+from components.train.spaces.space import Architecture, Head, Option, Space, Stage, Stem
 
 SPACE = Space(
     name="tiny",

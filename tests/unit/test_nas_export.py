@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from components.automl.nas.export import to_onnx, write
-from components.automl.nas.network import Network, network
-from components.automl.nas.spaces import SPACES, space
 from components.model.runtime import load_onnx
 from components.train.onnx_graph import OnnxGraph
+from components.train.spaces import SPACES, space
+from components.train.spaces.export import to_onnx, write
+from components.train.spaces.network import Network, network
 
 INPUTS = {"mobilenet": (3, 16, 16), "resnet": (3, 12, 16), "recognizer": (1, 24, 40)}
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.automl.nas.geometry import Geometry, enclosing, geometry, option_shapes
-from components.automl.nas.space import SKIP, Architecture, Option, Space
-from components.automl.nas.spaces import SPACES, space
 from components.core.errors import ConfigError, DataError
+from components.train.spaces import SPACES, space
+from components.train.spaces.geometry import Geometry, enclosing, geometry, option_shapes
+from components.train.spaces.space import SKIP, Architecture, Option, Space
 
 INPUTS = {"mobilenet": (3, 16, 16), "resnet": (3, 16, 16), "recognizer": (1, 32, 128)}
 ALL = {name: space(name, INPUTS[name], 10) for name in SPACES}

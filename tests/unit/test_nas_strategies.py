@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from components.automl.nas.budget import Limits, cost
 from components.automl.nas.mixing import Alphas, Mixing, train_superposed
 from components.automl.nas.problem import Images, Split, score
-from components.automl.nas.space import Architecture, Head, Option, Space, Stage, Stem
 from components.automl.nas.strategies import Budget, Darts, Evolutionary, Gradient, Meter, Random, SearchTask, strategy
 from components.automl.nas.strategies.base import drawn, nearest
 from components.automl.nas.supernet import Supernet
 from components.automl.nas.training import Draws, Fitting, inherited_score, rate, sandwich, seeded, single_path, standalone, train_supernet
 from components.core.errors import ConfigError, DataError
+from components.train.spaces.space import Architecture, Head, Option, Space, Stage, Stem
 
 SPACE = Space(
     name="tiny",

@@ -15,12 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.automl.nas.entangled import crop, masks, superposed
-from components.automl.nas.geometry import enclosing
-from components.automl.nas.network import Network, built, network
-from components.automl.nas.space import Architecture, Space
-from components.automl.nas.spaces import SPACES, space
 from components.automl.nas.supernet import Mix, Supernet, one_hot, recalibrate
 from components.core.errors import DataError
+from components.train.spaces import SPACES, space
+from components.train.spaces.geometry import enclosing
+from components.train.spaces.network import Network, built, network
+from components.train.spaces.space import Architecture, Space
 
 INPUTS = {"mobilenet": (3, 8, 8), "resnet": (3, 8, 8), "recognizer": (1, 16, 20)}
 

@@ -14,8 +14,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from components.automl.nas.geometry import BlockShape, HeadShape, StemShape, enclosing, option_shapes
-from components.automl.nas.space import Architecture, Space
+from components.train.spaces.geometry import BlockShape, HeadShape, StemShape, enclosing, option_shapes
+from components.train.spaces.space import Architecture, Space
 
 __all__ = ["MEASURES", "Cost", "Costs", "Latency", "Limits", "Measure", "cost", "costs"]
 

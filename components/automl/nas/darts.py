@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from components.automl.nas.network import network
 from components.automl.nas.problem import Batch, Problem
-from components.automl.nas.space import Architecture, Space
+from components.train.spaces.network import network
+from components.train.spaces.space import Architecture, Space
 
 __all__ = ["Adam", "Bilevel", "Momentum", "Relaxed", "Steps", "unrolled_gradient"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from components.automl.nas.budget import MEASURES, Cost, Costs, Latency, Limits, Measure, costs
 from components.automl.nas.selection import best_selection, front_selections
-from components.automl.nas.space import Architecture, Space
 from components.core.errors import ConfigError, DataError
+from components.train.spaces.space import Architecture, Space
 
 __all__ = ["Choice", "best", "best_architecture", "front"]
 

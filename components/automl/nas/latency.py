@@ -18,13 +18,13 @@ import torch
 from torch import nn
 
 from components.automl.nas.budget import Layer
-from components.automl.nas.export import to_onnx, write
-from components.automl.nas.geometry import BlockShape, Geometry, HeadShape, StemShape, enclosing, geometry, option_shapes
-from components.automl.nas.network import Classes, ConvNorm, Line, block_module, built
-from components.automl.nas.space import Architecture, Space
 from components.core.errors import DataError
 from components.model.runtime import load_onnx
 from components.train.onnx_graph import OnnxGraph
+from components.train.spaces.export import to_onnx, write
+from components.train.spaces.geometry import BlockShape, Geometry, HeadShape, StemShape, enclosing, geometry, option_shapes
+from components.train.spaces.network import Classes, ConvNorm, Line, block_module, built
+from components.train.spaces.space import Architecture, Space
 
 __all__ = ["Table", "measured", "table"]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from components.automl.nas.problem import Batch, Problem, stream
-from components.automl.nas.space import Space
 from components.automl.nas.supernet import Mix, Supernet
 from components.automl.nas.training import Fitting, descend, seeded
 from components.train.adamw import AdamW
+from components.train.spaces.space import Space
 
 __all__ = ["Alphas", "Mixing", "Scores", "train_superposed"]
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.automl.nas.entangled import crop
-from components.automl.nas.geometry import enclosing, geometry
-from components.automl.nas.network import Network, built, groups
-from components.automl.nas.space import Architecture, Space
 from components.automl.nas.superposition import Mix, Superposition, batch_statistics_only, one_hot
 from components.core.errors import DataError
+from components.train.spaces.geometry import enclosing, geometry
+from components.train.spaces.network import Network, built, groups
+from components.train.spaces.space import Architecture, Space
 
 __all__ = ["Mix", "Supernet", "one_hot", "recalibrate"]
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from components.automl.nas.entangled import crop, masks, superposed
-from components.automl.nas.geometry import BlockShape, enclosing, geometry, option_shapes
-from components.automl.nas.network import Gate, Inverted, Network, block_module, groups
-from components.automl.nas.space import SKIP, Architecture, Space
 from components.core.errors import DataError
+from components.train.spaces.geometry import BlockShape, enclosing, geometry, option_shapes
+from components.train.spaces.network import Gate, Inverted, Network, block_module, groups
+from components.train.spaces.space import SKIP, Architecture, Space
 
 __all__ = ["Mix", "Superposition", "batch_statistics_only", "one_hot"]
 

@@ -12,11 +12,11 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from components.automl.nas.network import network
 from components.automl.nas.problem import Batch, Problem, score, stream
-from components.automl.nas.space import Architecture, Space
 from components.automl.nas.supernet import Supernet, recalibrate
 from components.train.adamw import AdamW
+from components.train.spaces.network import network
+from components.train.spaces.space import Architecture, Space
 
 __all__ = [
     "Draws",

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from components.automl.nas.budget import Limits, cost
 from components.automl.nas.knapsack import best_architecture
 from components.automl.nas.latency import measured, table
-from components.automl.nas.network import network
-from components.automl.nas.space import Architecture, Space
-from components.automl.nas.spaces import SPACES
+from components.train.spaces import SPACES
+from components.train.spaces.network import network
+from components.train.spaces.space import Architecture, Space
 from pipelines.bench.row import Row, row
 
 __all__ = ["budget_rows"]

@@ -23,9 +23,9 @@ from contest import SHARES, SYSTEMS, Contest, Incumbent
 from scipy.stats import kendalltau
 
 from components.automl.nas.budget import Limits
-from components.automl.nas.space import Architecture
 from components.core.settings import Settings
 from components.train.reproducible import reproducible
+from components.train.spaces.space import Architecture
 from pipelines.bench.paired import quantile, wilcoxon
 from pipelines.bench.row import Row, row
 

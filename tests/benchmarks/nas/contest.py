@@ -25,13 +25,14 @@ from components.automl import nas
 from components.automl.nas.budget import Limits
 from components.automl.nas.darts import Steps
 from components.automl.nas.mixing import Mixing
-from components.automl.nas.space import Architecture
 from components.automl.nas.strategies import Budget, Darts, Evolutionary, Found, Gradient, Meter, Random, SearchTask
 from components.automl.nas.strategies.base import chosen, drawn
 from components.automl.nas.strategies.evolutionary import calibration
 from components.automl.nas.supernet import Supernet
 from components.automl.nas.training import Fitting, inherited_score, sandwich, single_path
 from components.core.artifacts import digest_of
+from components.train import spaces
+from components.train.spaces.space import Architecture
 
 __all__ = ["SHARES", "SYSTEMS", "Contest", "Incumbent"]
 
@@ -39,7 +40,8 @@ SHARES = (0.25, 0.5, 0.75)
 """Of the architectures are within the limit of MACs: three limits a seed."""
 RANKED = 100
 """Architectures whose order by inherited weights is compared with the truth's."""
-_DECIDES = ("training", "mixing", "darts", "problem", "network", "supernet", "superposition", "entangled", "geometry", "space")
+_DECIDES = ("training", "mixing", "darts", "problem", "supernet", "superposition", "entangled")
+_OF_NETWORKS = ("network", "geometry", "space")
 _SHORT = 0.1  # of the usual epochs, in the world that only shows that everything runs
 
 Strategy = Gradient | Darts | Evolutionary
@@ -179,6 +181,7 @@ def _line(found: Found) -> list[list[Any]]:
 
 def _code() -> str:
     """Hash what decides a run: this file, and the modules that searches are made of."""
-    root = Path(nas.__file__).parent
-    files = [Path(__file__), *(root / f"{name}.py" for name in _DECIDES), *sorted((root / "strategies").glob("*.py"))]
+    root, networks = Path(nas.__file__).parent, Path(spaces.__file__).parent
+    files = [Path(__file__), *(root / f"{name}.py" for name in _DECIDES), *(networks / f"{name}.py" for name in _OF_NETWORKS)]
+    files += sorted((root / "strategies").glob("*.py"))
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

@@ -27,12 +27,12 @@ from worlds import WORLDS, World
 
 from components.automl.nas.budget import Cost, Limits, cost
 from components.automl.nas.problem import Images, score
-from components.automl.nas.space import Architecture, Space
 from components.automl.nas.training import standalone
 from components.core.artifacts import digest_of
 from components.core.errors import IntegrityError, TryAgain
 from components.core.settings import Settings
 from components.train.reproducible import reproducible
+from components.train.spaces.space import Architecture, Space
 
 __all__ = ["Entry", "Truth", "measured", "truth_of"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.automl.nas.space import Head, Option, Space, Stage, Stem
 from components.automl.nas.training import Fitting
+from components.train.spaces.space import Head, Option, Space, Stage, Stem
 
 __all__ = ["WORLDS", "World"]
 

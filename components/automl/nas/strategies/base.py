@@ -18,9 +18,9 @@ from components.automl.nas.budget import Latency, Limits
 from components.automl.nas.knapsack import best_architecture
 from components.automl.nas.mixing import Scores
 from components.automl.nas.problem import Problem
-from components.automl.nas.space import Architecture, Space
 from components.automl.nas.supernet import Supernet
 from components.automl.nas.training import seeded
+from components.train.spaces.space import Architecture, Space
 
 __all__ = ["Budget", "Found", "Meter", "Moment", "SearchTask", "Strategy", "chosen", "drawn", "nearest"]
 

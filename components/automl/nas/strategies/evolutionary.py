@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from components.automl.nas.problem import stream
-from components.automl.nas.space import Architecture
 from components.automl.nas.strategies.base import Budget, Found, Meter, Moment, SearchTask, drawn, nearest
 from components.automl.nas.supernet import Supernet
 from components.automl.nas.training import Fitting, Rule, inherited_score, sandwich, train_supernet
+from components.train.spaces.space import Architecture
 
 __all__ = ["Evolutionary", "calibration"]
 

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from components.automl.nas.space import Architecture
 from components.automl.nas.strategies.base import Budget, Found, Meter, Moment, SearchTask, drawn
 from components.automl.nas.training import Fitting, standalone
+from components.train.spaces.space import Architecture
 
 __all__ = ["Evaluate", "Random", "trained"]
 

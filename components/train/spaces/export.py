@@ -1,6 +1,6 @@
 """Networks as ONNX, written by hand as everywhere in ATLAS: equal weights give equal bytes. Batch norms are folded into convolutions.
 
-Shapes as in `components.automl.nas.network`.
+Shapes as in `components.train.spaces.network`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from components.automl.nas.network import Classes, ConvNorm, Gate, Inverted, Line, Network, Residual
 from components.train.onnx_graph import OnnxGraph
+from components.train.spaces.network import Classes, ConvNorm, Gate, Inverted, Line, Network, Residual
 
 __all__ = ["to_onnx", "write"]
 
@@ -33,7 +33,7 @@ def write(graph: OnnxGraph, x: str, module: nn.Module) -> str:
     """Add a network's module to a graph; returns its output's name.
 
     Raises:
-        TypeError: It is no module of `components.automl.nas.network`.
+        TypeError: It is no module of `components.train.spaces.network`.
     """
     if isinstance(module, nn.Identity):
         return x

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from components.automl.nas.space import Activation, Architecture, Head, Kind, Option, Space
+from components.train.spaces.space import Activation, Architecture, Head, Kind, Option, Space
 
 __all__ = ["BlockShape", "Geometry", "HeadShape", "StemShape", "enclosing", "geometry", "option_shapes"]
 

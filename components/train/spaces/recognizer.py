@@ -5,7 +5,7 @@ Columns are halved twice, as `components.train.crnn.STRIDE` asks; rows four time
 
 from __future__ import annotations
 
-from components.automl.nas.space import Head, Option, Space, Stage, Stem
+from components.train.spaces.space import Head, Option, Space, Stage, Stem
 
 __all__ = ["recognizer"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from components.automl.nas.geometry import BlockShape, Geometry, HeadShape, geometry
-from components.automl.nas.space import Activation, Architecture, Space
+from components.train.spaces.geometry import BlockShape, Geometry, HeadShape, geometry
+from components.train.spaces.space import Activation, Architecture, Space
 
 __all__ = ["Classes", "ConvNorm", "Gate", "Inverted", "Line", "Network", "Residual", "block_module", "built", "groups", "network"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.automl.nas.space import Head, Option, Space, Stage, Stem
+from components.train.spaces.space import Head, Option, Space, Stage, Stem
 
 __all__ = ["resnet"]
 

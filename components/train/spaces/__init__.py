@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from components.automl.nas.space import Space
-from components.automl.nas.spaces.mobilenet import mobilenet
-from components.automl.nas.spaces.recognizer import recognizer
-from components.automl.nas.spaces.resnet import resnet
 from components.core.errors import ConfigError, nearest
+from components.train.spaces.mobilenet import mobilenet
+from components.train.spaces.recognizer import recognizer
+from components.train.spaces.resnet import resnet
+from components.train.spaces.space import Space
 
 __all__ = ["SPACES", "mobilenet", "recognizer", "resnet", "space"]
 
