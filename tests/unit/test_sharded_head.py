@@ -61,6 +61,9 @@ def _trainings(world: int) -> dict[str, Job]:
         "one-rank": _train("cosface", 13, world, of=3, chunk=4),
         "one-class": _train("arcface", 1, world),
         "fused": _train("arcface", 13, world, fused_lr=0.05, chunk=3),
+        "kept": _train("arcface", 13, world, chunk=3, keep=400),
+        "fused-kept": _train("cosface", 13, world, fused_lr=0.05, chunk=3, keep=1 << 20),
+        "sampled-kept": _train("arcface", 40, world, share=0.3, seed=3, chunk=4, keep=1 << 20),
         "sampled": _train("arcface", 40, world, share=0.3, seed=3, chunk=4),
         "all-sampled": _train("arcface", 13, world, share=1 - 2**-54, seed=3, chunk=3),
     }

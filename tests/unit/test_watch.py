@@ -88,8 +88,8 @@ def test_overlap_is_never_faster_than_its_bound_nor_slower_than_serial(
     assert replayed.iteration_s >= busy * (min(load) + min(step)) / cores * (1 - slack)
     assert replayed.iteration_s <= (max(load) + max(step)) * (1 + slack)
     assert 0 <= replayed.stall_share <= 1
-    # Not "never faster than without a lock": who takes turns computes while the other waits, who shares a core may not (1.0 against 1.5 s where
-    # load and step both wait 0.5 s, then compute 0.5 s, on one core).
+    # Not "never faster than without a lock": who takes turns computes while the other waits, who shares a core may not (1.0 against 1.5 s
+    # where load and step both wait 0.5 s, then compute 0.5 s, on one core).
     held = predict(Cost(load, busy, busy), steps, workers=workers, cores=cores)
     assert held.iteration_s >= (1 - slack) * max(busy * min(load), min(load) / workers, min(step))
 

@@ -46,6 +46,7 @@ class Params(Frozen):
         margin: An angle in radians for `arcface`, a cosine for `cosface`.
         scale: What cosines are multiplied by.
         share: Partial FC: the share of classes that takes part in a step, with strategy `sharded_head`; 1 is exact.
+        keep_mib: Of logits that a process keeps from the forward to the backward pass instead of computing them twice, with `sharded_head`.
         epochs: All of them are trained; the learning rate rises, then falls along a cosine.
         batch: Rows of a global batch.
     """
@@ -57,6 +58,7 @@ class Params(Frozen):
     margin: float = Field(0.2, ge=0, le=1)
     scale: float = Field(24.0, gt=0, le=64)
     share: float = Field(1.0, gt=0, le=1)
+    keep_mib: int = Field(0, ge=0, le=1 << 20)
     epochs: int = Field(30, ge=1, le=2000)
     batch: int = Field(128, ge=1, le=65536)
     lr: float = Field(2e-3, gt=0, le=0.1)

@@ -49,6 +49,8 @@ class ShardedHead(nn.Module):
         device: Of the weight; None: the mesh's, or torch's default.
         dtype: float32 or float64. Embeddings are cast to it, autocast is off: sums over millions of classes need the digits.
         chunk: Classes whose logits exist at one time; 0: by the number of rows. Time and memory depend on it, the result does not.
+        keep: Bytes of a batch's logits that a rank may keep from the forward pass to the backward one, which computes only the rest anew:
+            memory for time. The room that `fused_lr` saves holds the logits of as many rows as there are dimensions.
         share: Partial FC: the share of classes that takes part in a training step; the batch's own always do. 1 is exact. The gradient of
             the others is 0, so that momentum and weight decay still move them; dW is as large as before.
         seed: Of the first values and of the sample.
@@ -71,6 +73,7 @@ class ShardedHead(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         chunk: int = 0,
+        keep: int = 0,
         share: float = 1.0,
         seed: int = 0,
         fused_lr: float | None = None,
@@ -78,9 +81,9 @@ class ShardedHead(nn.Module):
     ) -> None:
         super().__init__()
         self.margin = margin or Margin()
-        _check(classes, dim, self.margin, mesh, dtype, chunk, share, fused_lr)
+        _check(classes, dim, self.margin, mesh, dtype, chunk, keep, share, fused_lr)
         self.classes, self.dim, self.chunk, self.share, self.seed, self.averaged = classes, dim, chunk, share, seed, averaged
-        self.fused_lr = fused_lr
+        self.fused_lr, self.keep = fused_lr, keep
         self._exchange = Exchange(mesh.get_group() if mesh else None, classes=classes, dim=dim)
         each = -(-classes // self._exchange.world)
         self.first = min(self._exchange.rank * each, classes)
@@ -125,7 +128,7 @@ class ShardedHead(nn.Module):
             taken_n = sample(rows.label_B, share=self.share, **drawn)
             self.steps += 1
         chunk = self.chunk or max(_LEAST_CHUNK, _CELLS.get(weight_cD.device.type, _CELLS_ELSEWHERE) // len(rows.label_B))
-        shard = Shard(self.first, taken_n, chunk, self.margin, self._exchange, self.fused_lr, self.averaged)
+        shard = Shard(self.first, taken_n, chunk, self.keep, self.margin, self._exchange, self.fused_lr, self.averaged)
         return softmax_loss(unit_bD, weight_cD, rows, shard)
 
     def _wrong(self, embedding: Tensor, label: Tensor, device: torch.device) -> str:
@@ -145,7 +148,15 @@ class ShardedHead(nn.Module):
 
 
 def _check(
-    classes: int, dim: int, margin: Margin, mesh: DeviceMesh | None, dtype: torch.dtype, chunk: int, share: float, fused_lr: float | None
+    classes: int,
+    dim: int,
+    margin: Margin,
+    mesh: DeviceMesh | None,
+    dtype: torch.dtype,
+    chunk: int,
+    keep: int,
+    share: float,
+    fused_lr: float | None,
 ) -> None:
     if classes < 1 or dim < 1:
         raise ConfigError(f"a head of {classes} classes and {dim} dimensions", do="give at least 1 of both")
@@ -157,6 +168,8 @@ def _check(
         raise ConfigError(f"a mesh of {mesh.ndim} dimensions", do='give the one that shares the classes, as in mesh["tensor"]')
     if chunk < 0:
         raise ConfigError(f"chunks of {chunk} classes", do="give at least 1, or 0 to let the head choose")
+    if keep < 0:
+        raise ConfigError(f"{keep} bytes to keep logits in", do="give a number from 0; 0 keeps none")
     if not 0 < share <= 1:
         raise ConfigError(f"a share of {share} of the classes", do="give a number above 0, at most 1")
     if fused_lr is not None and not (math.isfinite(fused_lr) and fused_lr > 0):

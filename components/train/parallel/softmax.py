@@ -5,6 +5,9 @@ all-reduce of (2, B). Backward: the chunk's probabilities anew, from them dE and
 largest logit is known beforehand (`scale`) and need not be looked for; the shift is 0, since exp(scale) is a finite float. The sums are
 kept apart from the own class and in float64: a loss near 0 and its gradient keep their digits.
 
+What both passes compute may also be kept between them, as far as a number of bytes goes: of a kept chunk the backward pass needs one
+product less (2 instead of 3) and no exponential.
+
 Chunks after Wijmans et al. 2024 (Cut Cross-Entropy, arXiv 2411.09009) and shards after An et al. 2022 (Partial FC, arXiv 2203.15565).
 Shapes: B rows of all ranks, b of this one, c classes of the shard, n that take part, k of a chunk, T rows whose class lies in the shard, D.
 """
@@ -37,6 +40,7 @@ class Shard:
         first: Id of the first class.
         taken_n: Ascending positions of the classes that take part; None: all.
         chunk: Classes whose logits exist at one time.
+        keep: Bytes of exp(logits) that the forward pass may leave for the backward one.
         margin: Applied to a row's own class.
         exchange: Between the ranks.
         lr: Where given, the backward pass does W -= lr · dW chunk by chunk, and dW never exists whole.
@@ -46,6 +50,7 @@ class Shard:
     first: int
     taken_n: Tensor | None
     chunk: int
+    keep: int
     margin: Margin
     exchange: Exchange
     lr: float | None
@@ -94,14 +99,16 @@ class _Softmax(torch.autograd.Function):
             figures = torch.zeros(2, len(rows.label_B), dtype=torch.float64, device=weight_cD.device)
             others_B, logit_B = figures
             logit_B[own.row_T] = shard.margin.scale * own.phi_T
-            for chunk in _chunks(weight_cD, shard, own):
-                z_kB = chunk.unit_kD @ rows.embedding_BD.T  # this way around dW's product has no transposed factor: a tenth less time
+            kept = weight_cD.new_empty(_kept(weight_cD, rows, shard) if any(ctx.needs_input_grad) else 0, shard.chunk, len(rows.label_B))
+            for number, chunk in enumerate(_chunks(weight_cD, shard, own)):
+                to_kB = kept[number, : len(chunk.unit_kD)] if number < len(kept) else None
+                z_kB = torch.mm(chunk.unit_kD, rows.embedding_BD.T, out=to_kB)  # this way around dW's product has no transposed factor
                 z_kB[own.class_T[chunk.own], own.row_T[chunk.own]] = -math.inf
                 others_B += z_kB.exp_().sum(0)
             shard.exchange.sum(figures)
             odds_B = others_B.log() - logit_B  # of another class, logarithmic
             loss_B = torch.logaddexp(odds_B, torch.zeros_like(odds_B))
-            ctx.rows, ctx.shard, ctx.own = rows, shard, own
+            ctx.rows, ctx.shard, ctx.own, ctx.kept = rows, shard, own, kept
             ctx.save_for_backward(weight_cD, logit_B + loss_B, odds_B.sigmoid())
             return loss_B.mean().to(weight_cD.dtype)
 
@@ -118,14 +125,24 @@ class _Softmax(torch.autograd.Function):
             de_BD = torch.zeros_like(e_BD)
             learns = ctx.needs_input_grad[1]
             to_cD = _room(weight_cD, shard) if learns else weight_cD
-            for chunk in _chunks(weight_cD, shard, own):
-                p_kB = (chunk.unit_kD @ e_BD.T).sub_(total_B).exp_()
+            inverse_B = (-total_B).exp()
+            for number, chunk in enumerate(_chunks(weight_cD, shard, own)):
+                if number < len(ctx.kept):
+                    p_kB = ctx.kept[number, : len(chunk.unit_kD)] * inverse_B
+                else:
+                    p_kB = (chunk.unit_kD @ e_BD.T).sub_(total_B).exp_()
                 p_kB[own.class_T[chunk.own], own.row_T[chunk.own]] = own_T[chunk.own]
                 de_BD.addmm_(p_kB.T, chunk.unit_kD)
                 if learns:
                     _learn(p_kB @ scaled_BD, chunk, to_cD, shard)
             de_BD *= share * shard.exchange.world if shard.averaged else share
             return shard.exchange.scatter(de_BD, rows), to_cD if learns and shard.lr is None else None, None, None
+
+
+def _kept(weight_cD: Tensor, rows: Gathered, shard: Shard) -> int:
+    """Chunks whose exp(logits) are kept."""
+    taken = len(weight_cD) if shard.taken_n is None else len(shard.taken_n)
+    return min(-(-taken // shard.chunk), shard.keep // (shard.chunk * len(rows.label_B) * weight_cD.element_size()))
 
 
 def _room(weight_cD: Tensor, shard: Shard) -> Tensor:

@@ -21,14 +21,15 @@ from components.train.parallel.margins import Margin
 __all__ = ["HEADS", "SCALE", "Head", "Made"]
 
 SCALE = 64.0
+LR = 0.1
 Head = Callable[[Tensor, Tensor], float]
 """Embeddings (b, D) and labels (b,) -> the loss; a forward and a backward pass, the gradients left in `.grad`."""
 Made = tuple[Head, nn.Parameter]
 
 
-def ours(classes: int, dim: int, mesh: DeviceMesh, *, fused_lr: float | None = None) -> Made:
+def ours(classes: int, dim: int, mesh: DeviceMesh, **options: Any) -> Made:
     """ShardedHead."""
-    head = ShardedHead(classes, dim, mesh=mesh, margin=Margin("plain", SCALE, 0.0), fused_lr=fused_lr)
+    head = ShardedHead(classes, dim, mesh=mesh, margin=Margin("plain", SCALE, 0.0), **options)
 
     def step(e_bD: Tensor, label_b: Tensor) -> float:
         loss = head(e_bD, label_b)
@@ -40,7 +41,12 @@ def ours(classes: int, dim: int, mesh: DeviceMesh, *, fused_lr: float | None = N
 
 def fused(classes: int, dim: int, mesh: DeviceMesh) -> Made:
     """ShardedHead whose backward pass is the optimiser's step."""
-    return ours(classes, dim, mesh, fused_lr=0.1)
+    return ours(classes, dim, mesh, fused_lr=LR)
+
+
+def fused_kept(classes: int, dim: int, mesh: DeviceMesh) -> Made:
+    """The same, with logits kept in the room of the gradient that never exists whole."""
+    return ours(classes, dim, mesh, fused_lr=LR, keep=-(-classes // mesh.size()) * dim * 4 + (1 << 20))
 
 
 def dtensor(classes: int, dim: int, mesh: DeviceMesh) -> Made:
@@ -120,4 +126,19 @@ def plain(classes: int, dim: int, mesh: DeviceMesh) -> Made:
     return step, weight_cD
 
 
-HEADS: Mapping[str, Callable[[int, int, DeviceMesh], Made]] = {"ours": ours, "fused": fused, "loss_parallel": dtensor, "plain": plain}
+def plain_sgd(classes: int, dim: int, mesh: DeviceMesh) -> Made:
+    """The plain one, and the SGD step that `fused` includes."""
+    step, weight = plain(classes, dim, mesh)
+
+    def stepped(e_bD: Tensor, label_b: Tensor) -> float:
+        loss = step(e_bD, label_b)
+        with torch.no_grad():
+            weight.sub_(weight.grad, alpha=LR)
+        return loss
+
+    return stepped, weight
+
+
+HEADS: Mapping[str, Callable[[int, int, DeviceMesh], Made]] = {
+    "ours": ours, "fused": fused, "fused_kept": fused_kept, "loss_parallel": dtensor, "plain": plain, "plain_sgd": plain_sgd,
+}  # fmt: skip

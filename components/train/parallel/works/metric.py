@@ -125,7 +125,7 @@ def _margin(params: Params) -> Margin:
 
 
 def _sharded(classes: int, params: Params, seed: int, mesh: DeviceMesh) -> ShardedHead:
-    given: dict[str, Any] = {"margin": _margin(params), "mesh": mesh, "share": params.share, "seed": seed}
+    given: dict[str, Any] = {"margin": _margin(params), "mesh": mesh, "share": params.share, "keep": params.keep_mib << 20, "seed": seed}
     return ShardedHead(classes, params.dim, averaged=True, **given)
 
 
