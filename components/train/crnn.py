@@ -5,21 +5,18 @@ Shapes: N images, H height, W width, T = W / 4 time steps, C = 1 + len(alphabet)
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from components.core.params import Frozen
 from components.train.onnx_graph import OnnxGraph
+from components.train.onnx_layers import add_conv, add_gru, array
 
-__all__ = ["STRIDE", "Crnn", "Shape", "to_onnx"]
-
-STRIDE = 4
-"""Pixels of width that become one time step."""
+__all__ = ["Crnn", "Shape", "to_onnx"]
 
 
 class Shape(Frozen):
@@ -74,49 +71,17 @@ def to_onnx(net: Crnn) -> bytes:
     graph = OnnxGraph(["N", 1, "H", "W"])
     x = "x"
     for conv, norm, pool in zip(net.convs, net.norms, net.pools, strict=True):
-        x = graph.add("Relu", _conv(graph, x, conv, norm))
+        x = graph.add("Relu", add_conv(graph, x, conv, norm))
         x = graph.add("MaxPool", x, kernel_shape=list(pool), strides=list(pool))
     features = net.squeeze.in_channels
     x = graph.add("Reshape", x, graph.weight(np.array([0, features, -1])))
-    x = graph.add("Relu", _conv(graph, x, net.squeeze, net.squeeze_norm))
+    x = graph.add("Relu", add_conv(graph, x, net.squeeze, net.squeeze_norm))
     if net.shape.head == "gru":
-        x = _gru(graph, graph.add("Transpose", x, perm=[2, 0, 1]), net.gru)
+        x = add_gru(graph, graph.add("Transpose", x, perm=[2, 0, 1]), net.gru)
     else:
         for conv, norm in zip(net.heads, net.head_norms, strict=True):
-            x = graph.add("Add", graph.add("Relu", _conv(graph, x, conv, norm)), x)
+            x = graph.add("Add", graph.add("Relu", add_conv(graph, x, conv, norm)), x)
         x = graph.add("Transpose", x, perm=[0, 2, 1])
-    x = graph.add("MatMul", x, graph.weight(_array(net.out.weight).T))
-    x = graph.add("Add", x, graph.weight(_array(net.out.bias)))
+    x = graph.add("MatMul", x, graph.weight(array(net.out.weight).T))
+    x = graph.add("Add", x, graph.weight(array(net.out.bias)))
     return graph.to_bytes(graph.add("LogSoftmax", x, axis=2), ["N", "T", net.out.out_features])
-
-
-def _conv(graph: OnnxGraph, x: str, conv: Any, norm: Any) -> str:
-    scale = _array(norm.weight) / np.sqrt(_array(norm.running_var) + norm.eps)
-    weight = _array(conv.weight)
-    weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    bias = (_array(conv.bias) - _array(norm.running_mean)) * scale + _array(norm.bias)
-    pads = list(conv.padding) * 2
-    return graph.add("Conv", x, graph.weight(weight), graph.weight(bias), kernel_shape=list(conv.kernel_size), pads=pads)
-
-
-def _gru(graph: OnnxGraph, x_TND: str, gru: nn.GRU) -> str:
-    """PyTorch orders the gates reset, update, new; ONNX update, reset, hidden. Returns (N, T, 2 * hidden)."""
-    hidden = gru.hidden_size
-
-    def gates(name: str) -> NDArray[np.float64]:
-        reset, update, new = np.split(_array(getattr(gru, name)), 3)
-        return np.concatenate([update, reset, new])
-
-    w = np.stack([gates(f"weight_ih_l0{end}") for end in ("", "_reverse")])
-    r = np.stack([gates(f"weight_hh_l0{end}") for end in ("", "_reverse")])
-    b = np.stack([np.concatenate([gates(f"bias_ih_l0{end}"), gates(f"bias_hh_l0{end}")]) for end in ("", "_reverse")])
-    weights = [graph.weight(value) for value in (w, r, b)]
-    y_TEND = graph.add("GRU", x_TND, *weights, hidden_size=hidden, direction="bidirectional", linear_before_reset=1)
-    y_NTED = graph.add("Transpose", y_TEND, perm=[2, 0, 1, 3])
-    return graph.add("Reshape", y_NTED, graph.weight(np.array([0, 0, 2 * hidden])))
-
-
-def _array(tensor: Tensor | None) -> NDArray[np.float64]:
-    if tensor is None:
-        raise TypeError("the layer has no such parameter")
-    return tensor.detach().cpu().double().numpy()

@@ -25,7 +25,7 @@ from components.model.runtime import load_weights
 from components.train.data import Data, check_enough, check_pooled
 from components.train.features import folds_of
 from components.train.learners import Learner, Progress, Trained, learner, never
-from components.train.learners.base import Together, options
+from components.train.learners.base import Inheriting, Together, Weights, options
 from components.train.merging import iterations_of, merge_lightgbm, merge_onnx
 from components.train.parallel.section import Parallel
 from components.train.recipe import FITS, Pipeline, Recipe
@@ -79,13 +79,22 @@ class Processes:
     folder: Path
 
 
-def fit(data: Data, recipe: Recipe, *, seed: int, progress: Progress = never, processes: Processes | None = None) -> list[Fitted]:
+def fit(
+    data: Data,
+    recipe: Recipe,
+    *,
+    seed: int,
+    starts: Mapping[int, Weights] | None = None,
+    progress: Progress = never,
+    processes: Processes | None = None,
+) -> list[Fitted]:
     """Execute a recipe, on one thread or by several processes; equal arguments give equal bytes.
 
     Args:
         data: Rows to fit on and to judge by.
         recipe: Its members are fitted on the folds that its validation makes.
         seed: Of everything random; every fold's fit gets the same.
+        starts: Member's number -> weights that its training begins with.
         progress: May end each training early; not asked when several processes train.
         processes: Train by several processes; None: by this one.
 
@@ -105,7 +114,15 @@ def fit(data: Data, recipe: Recipe, *, seed: int, progress: Progress = never, pr
     with reproducible():
         return [
             fit_member(
-                data, pipeline, recipe.validation, models=recipe.models, seed=seed, number=number, progress=progress, processes=processes
+                data,
+                pipeline,
+                recipe.validation,
+                models=recipe.models,
+                seed=seed,
+                number=number,
+                start=(starts or {}).get(number),
+                progress=progress,
+                processes=processes,
             )
             for number, pipeline in enumerate(recipe.members)
         ]
@@ -119,6 +136,7 @@ def fit_member(
     models: int | None = None,
     seed: int,
     number: int = 0,
+    start: Weights | None = None,
     progress: Progress = never,
     processes: Processes | None = None,
 ) -> Fitted:
@@ -130,6 +148,8 @@ def fit_member(
 
     def fitted_on(fold: int) -> Trained:
         part = prepared.part(fold)
+        if start is not None and isinstance(chosen, Inheriting):
+            return chosen.fit_from(part, params, start=start, seed=seed, progress=progress)
         if processes is None or not isinstance(chosen, Together):
             return chosen.fit(part, params, seed=seed, progress=progress)
         folder = processes.folder / f"member-{number}-fold-{fold}"

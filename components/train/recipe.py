@@ -27,6 +27,7 @@ class Pipeline(Frozen):
         features: How rows become numbers; the learner's own options, all of them.
         params: Its hyperparameters, all of them.
         weight: Its share of the ensemble's answer; the members' weights sum to 1.
+        start: File of the Recipe artifact with weights that its training begins with; None: from nothing.
         inherited: The model that its fitted form comes from, unchanged, because that was still the best; None: fitted on this data.
     """
 
@@ -34,6 +35,7 @@ class Pipeline(Frozen):
     features: dict[str, Any]
     params: dict[str, Any]
     weight: float = Field(1.0, gt=0, le=1)
+    start: str | None = None
     inherited: str | None = None
 
 

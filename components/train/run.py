@@ -23,6 +23,7 @@ from components.train.fitting import Processes, fit, predictor_of, read_fits, un
 from components.train.learners import learner
 from components.train.recipe import FITS, Pipeline, Recipe, read_recipe
 from components.train.spec import Params
+from components.train.starts import read_starts
 
 __all__ = ["run"]
 
@@ -41,7 +42,11 @@ def run(ctx: Context, params: Params) -> None:
     read_s = time.monotonic() - began
     assembled = _is_fitted(ctx, given, recipe, params)
     processes = _processes(ctx, recipe, params)
-    fitted = read_fits(ctx.path("recipe"), recipe) if assembled else fit(data, recipe, seed=params.seed, processes=processes)
+    fitted = (
+        read_fits(ctx.path("recipe"), recipe)
+        if assembled
+        else fit(data, recipe, seed=params.seed, starts=read_starts(ctx.path("recipe"), recipe), processes=processes)
+    )
     fit_s = time.monotonic() - began - read_s
     predictor = predictor_of(params.task, fitted)
     judged = unseen(predictor, data, recipe.validation)

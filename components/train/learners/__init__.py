@@ -10,7 +10,7 @@ from components.train.learners.base import Learner, Prepared, Progress, Trained,
 
 __all__ = ["LEARNERS", "Learner", "Prepared", "Progress", "Trained", "learner", "learners_for", "never"]
 
-LEARNERS = ("arcface", "catboost", "crnn", "extra_trees", "lightgbm", "logistic", "mlp", "resnet", "sage", "xgboost")
+LEARNERS = ("arcface", "catboost", "crnn", "extra_trees", "lightgbm", "logistic", "mlp", "recognizer", "resnet", "sage", "xgboost")
 
 
 def learner(name: str) -> Learner:

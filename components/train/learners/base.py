@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from components.core.errors import ConfigError, nearest
@@ -17,10 +18,13 @@ from components.train.data import Data
 from components.train.folds import Validation
 from components.train.parallel.section import Parallel
 
-__all__ = ["Learner", "Prepared", "Progress", "Together", "Trained", "never", "options"]
+__all__ = ["Inheriting", "Learner", "Prepared", "Progress", "Together", "Trained", "Weights", "never", "options"]
 
 Progress = Callable[[int, float], bool]
 """Called with (rounds or epochs done, score so far) as a fit goes on; True ends it there. It may raise, which abandons the fit."""
+
+Weights = Mapping[str, NDArray[Any]]
+"""A network's parameters and statistics, by name."""
 
 Model = TypeVar("Model", bound=Frozen)
 
@@ -101,6 +105,18 @@ class Together(Protocol):
         Raises:
             TryAgain: A process was killed, or did not hear from another.
             ContractError: It failed for another reason.
+        """
+
+
+@runtime_checkable
+class Inheriting(Protocol):
+    """A learner whose training may begin with weights that a search has found."""
+
+    def fit_from(self, part: Any, params: Any, *, start: Weights, seed: int, progress: Progress) -> Trained:
+        """Fit one fold, as `fit` does, but not from nothing.
+
+        Raises:
+            IntegrityError: The weights are not this network's.
         """
 
 

@@ -1,6 +1,6 @@
 """Readers of text lines: the convolutions of CRNN (arXiv 1507.05717) become residual blocks, its head becomes elastic.
 
-Columns are halved twice, as `components.train.crnn.STRIDE` asks; rows four times, so that the head's first layer stays small.
+Columns are halved twice, as `components.train.lines.STRIDE` asks; rows four times, so that the head's first layer stays small.
 """
 
 from __future__ import annotations
