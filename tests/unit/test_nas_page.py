@@ -24,13 +24,13 @@ EVIL = "<script>alert('x')</script> & \"y\""
 
 
 def search(whole: Space = ALL["mobilenet"], count: int = 14, *, alone: int = 0, **given: Any) -> Searched:
-    """A search that judged some architectures by a made-up score and found the third best."""
-    rng = random.Random(3)
-    architectures = [whole.smallest(), *(whole.sample(rng) for _ in range(count - 1))]
-    scores = sorted((round(rng.uniform(0.6, 0.9), 4) for _ in architectures), reverse=True)
+    """A search that judged some architectures by a made-up score that grows with MACs, and found the third best."""
+    rng, most = random.Random(3), cost(whole, whole.largest()).macs
+    costs = {each: cost(whole, each) for each in [whole.smallest(), *(whole.sample(rng) for _ in range(count - 1))]}
+    scores = {each: 0.6 + 0.3 * spent.macs / most + rng.uniform(0, 0.05) for each, spent in costs.items()}
+    order = sorted(scores, key=lambda each: -scores[each])
     judged = tuple(
-        Judged(each, cost(whole, each), score, score + 0.02 * (-1) ** n if n < alone else None)
-        for n, (each, score) in enumerate(zip(architectures, scores, strict=True))
+        Judged(each, costs[each], scores[each], scores[each] + 0.02 * (-1) ** n if n < alone else None) for n, each in enumerate(order)
     )
     found = judged[min(2, count - 1)]
     learned = ((30.0, 0.5), (60.0, 0.7), (95.5, found.inherited))
@@ -147,6 +147,7 @@ def test_the_earlier_search_is_named() -> None:
 def test_the_front_is_a_line_of_steps_through_its_members() -> None:
     done = search(count=30)
     best = front(done.judged)
+    assert len(best) > 3
     shown = section(page(done, title="digits"), "Score and cost")
     corners = stairs(shown, f"Pareto front: {len(best)} architectures")
     assert len(corners) == 2 * len(best)  # a corner between two members, and the end of the axis
