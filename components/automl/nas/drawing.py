@@ -137,7 +137,7 @@ def _arrow(start: int, end: int, y: int) -> str:
 
 
 def _size(channels: int, rows: int, columns: int) -> str:
-    return f"{channels} channels, {_by(rows, columns)}"
+    return f"{channels} channel{'s' if channels > 1 else ''}, {_by(rows, columns)}"
 
 
 def _by(rows: int, columns: int) -> str:

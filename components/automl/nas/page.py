@@ -84,7 +84,7 @@ def _network(searched: Searched) -> str:
     caption = f"Width multiplier {searched.space.widths[searched.found.architecture.width]:g}; sizes are channels, rows × columns"
     note = (
         "Filled: what the search chose, the darker the larger the kernel; a green mark: a squeeze-and-excitation gate (se); "
-        "dashed: a block that was skipped; white: the same in every architecture."
+        "dashed: a block that was skipped; white: the same in every architecture of this width."
     )
     if searched.space.head.kind == "line":
         note += " Lines may have any number of columns; costs are counted for this one."
