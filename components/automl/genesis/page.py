@@ -6,17 +6,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from components.automl.genesis.importance import varied
-from components.automl.genesis.page_parts import label, number, pipelines_table, swatch
+from components.automl.genesis.page_parts import cells, document, label, number, pipelines_table, swatch, tiles
 from components.automl.genesis.plots import Curve, Point, bar, colours, parallel, shade, shares, strips, xy
 
 __all__ = ["page"]
 
-_OWN_STYLE = Path(__file__).with_name("page.css")
 _ORIGINS = {
     "portfolio": "the static portfolio",
     "champion": "the serving model's recipe",
@@ -51,13 +48,7 @@ def page(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float]]) -> str:
         ("Where the pipelines came from", _origins(report)),
         ("All pipelines", pipelines_table(report, jobs, paint)),
     ]
-    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections if content)
-    style = (files("components.evaluate") / "page.css").read_text() + _OWN_STYLE.read_text()
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>{escape(report['scenario'])}: search</title><style>{style}</style></head><body>"
-        f"{_header(report, jobs)}<main>{body}</main></body></html>\n"
-    )
+    return document(f"{report['scenario']}: search", _header(report, jobs), sections)
 
 
 def _header(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float]]) -> str:
@@ -66,19 +57,18 @@ def _header(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float]]) -> s
     title = f"{metric} {number(report['score'])} " + (f"with {len(members)} pipelines" if many else f"with {members[0]['learner']}")
     rows, tried = report["rows"], report["pipelines"]
     seconds, clock = math.fsum(job["seconds"] for job in jobs), max((job["clock"] for job in jobs), default=0.0)
-    tiles = [
+    entries = [
         (metric, number(report["score"]), f"{'higher' if report['higher_is_better'] else 'lower'} is better; on rows not learned from")
     ]
-    tiles += [(f"over {rival['name']}", _gain(report, rival), f"it has {number(rival['score'])}") for rival in _headline(report)]
+    entries += [(f"over {rival['name']}", _gain(report, rival), f"it has {number(rival['score'])}") for rival in _headline(report)]
     failed = f", {tried['failed']} failed" if tried["failed"] else ""
-    tiles.append(("pipelines tried", str(tried["tried"]), f"{len(jobs)} jobs{failed}; {len(report['learners'])} learners"))
-    tiles.append(("CPU", f"{seconds:.0f} s", f"{clock:.0f} s of wall clock on {rows['train'] + rows['validation']} rows"))
-    shown = "".join(f"<div class='tile'><span>{escape(a)}</span><b>{escape(b)}</b><i>{escape(c)}</i></div>" for a, b, c in tiles)
+    entries.append(("pipelines tried", str(tried["tried"]), f"{len(jobs)} jobs{failed}; {len(report['learners'])} learners"))
+    entries.append(("CPU", f"{seconds:.0f} s", f"{clock:.0f} s of wall clock on {rows['train'] + rows['validation']} rows"))
     judged = report["validation"]
     way = "a holdout" if judged["kind"] == "holdout" else f"{judged['folds']} folds ({judged['kind']})"
     return (
         f"<header><p class='crumb'>ATLAS · search · {escape(report['scenario'])}</p><h1>{escape(title)}</h1>"
-        f"<p class='models'>{escape(str(report['problem']))}, judged by {escape(way)}</p><div class='tiles'>{shown}</div></header>"
+        f"<p class='models'>{escape(str(report['problem']))}, judged by {escape(way)}</p>{tiles(entries)}</header>"
     )
 
 
@@ -97,8 +87,8 @@ def _against(report: Mapping[str, Any]) -> str:
         gain = _signed(report, rival)
         css = "gain" if gain > 0 else "loss" if gain < 0 else ""
         who = f"{escape(rival['name'])}" + (f" <i>{escape(rival['learner'])}</i>" if rival["learner"] else "")
-        cells = f"<td class='n'>{number(rival['score'])}</td><td class='n {css}'>{_gain(report, rival)}</td>"
-        lines.append(f"<tr><td>{who}</td>{cells}</tr>")
+        figures = f"<td class='n'>{number(rival['score'])}</td><td class='n {css}'>{_gain(report, rival)}</td>"
+        lines.append(f"<tr><td>{who}</td>{figures}</tr>")
     head = f"<tr><th>compared with</th><th class='n'>{escape(report['metric'])}</th><th class='n'>better by</th></tr>"
     return f"<table class='narrow'>{head}{''.join(lines)}</table>"
 
@@ -126,9 +116,9 @@ def _ensemble(report: Mapping[str, Any], paint: Mapping[str, str]) -> str:
     lines = []
     for m in members:
         source = "taken over unchanged" if m["inherited"] else "fitted now"
-        cells = (f"{100 * m['weight']:.0f} %", number(m["score"]), number(m["size_mb"]), number(m["us_per_row"]))
+        figures = (f"{100 * m['weight']:.0f} %", number(m["score"]), number(m["size_mb"]), number(m["us_per_row"]))
         name = f"{swatch(paint[m['learner']])}{escape(m['learner'])} <code>{escape(m['identity'].split(':')[-1][:8])}</code>"
-        lines.append(f"<tr><td>{name} <i>{source}</i></td>" + "".join(f"<td class='n'>{cell}</td>" for cell in cells) + "</tr>")
+        lines.append(f"<tr><td>{name} <i>{source}</i></td>{cells(figures)}</tr>")
     heads = ("weight", f"{report['metric']} alone", "MB", "µs a row")
     head = "<tr><th>member</th>" + "".join(f"<th class='n'>{escape(name)}</th>" for name in heads) + "</tr>"
     limits = "; ".join(_limit(entry) for entry in report["limits"])
@@ -199,9 +189,9 @@ def _learners(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float]], pa
     lines = []
     for group in report["learners"]:
         seconds = math.fsum(job["seconds"] for t, job in zip(report["trials"], jobs, strict=True) if t["learner"] == group["name"])
-        cells = [number(group["best"]), number(group["median"]), group["pipelines"], group["failed"], f"{seconds:.1f}"]
-        cells += [group["climbed"], f"{100 * group['weight']:.0f} %"]
-        lines.append(f"<tr><td>{swatch(paint[group['name']])}{escape(group['name'])}</td>{_cells(cells)}</tr>")
+        figures = [number(group["best"]), number(group["median"]), group["pipelines"], group["failed"], f"{seconds:.1f}"]
+        figures += [group["climbed"], f"{100 * group['weight']:.0f} %"]
+        lines.append(f"<tr><td>{swatch(paint[group['name']])}{escape(group['name'])}</td>{cells(figures)}</tr>")
     last, first = report["rungs"][-1], report["rungs"][0]
     heads = (f"best, {last}", f"median, {first}", "pipelines", "failed", "CPU s", f"reached {last}", "of the ensemble")
     head = "<tr><th>learner</th>" + "".join(f"<th class='n'>{escape(text)}</th>" for text in heads) + "</tr>"
@@ -272,19 +262,15 @@ def _folds(report: Mapping[str, Any], paint: Mapping[str, str]) -> str:
 def _origins(report: Mapping[str, Any]) -> str:
     lines = []
     for group in report["origins"]:
-        cells = [group["pipelines"], group["climbed"], number(group["best"]), f"{100 * group['weight']:.0f} %"]
-        lines.append(f"<tr><td>{escape(_ORIGINS.get(group['name'], 'the sampler ' + group['name']))}</td>{_cells(cells)}</tr>")
+        figures = [group["pipelines"], group["climbed"], number(group["best"]), f"{100 * group['weight']:.0f} %"]
+        lines.append(f"<tr><td>{escape(_ORIGINS.get(group['name'], 'the sampler ' + group['name']))}</td>{cells(figures)}</tr>")
     if kept := [m for m in report["ensemble"]["members"] if m["inherited"]]:
         best = [m["score"] for m in kept if m["score"] is not None]
         top = number((max if report["higher_is_better"] else min)(best)) if best else number(None)
-        cells = [len(kept), len(kept), top, f"{100 * math.fsum(m['weight'] for m in kept):.0f} %"]
-        lines.append(f"<tr><td>the serving model's members, unchanged</td>{_cells(cells)}</tr>")
+        figures = [len(kept), len(kept), top, f"{100 * math.fsum(m['weight'] for m in kept):.0f} %"]
+        lines.append(f"<tr><td>the serving model's members, unchanged</td>{cells(figures)}</tr>")
     heads = ("pipelines", f"reached {report['rungs'][-1]}", f"best {report['metric']}", "of the ensemble")
     head = "<tr><th>from</th>" + "".join(f"<th class='n'>{escape(text)}</th>" for text in heads) + "</tr>"
     brought = {group["name"] for group in report["origins"]} & {"champion", "replay"} or kept
     note = "" if brought else "<p class='quiet'>Nothing came from earlier searches.</p>"
     return f"<table>{head}{''.join(lines)}</table>{note}"
-
-
-def _cells(values: Sequence[Any]) -> str:
-    return "".join(f"<td class='n'>{value}</td>" for value in values)

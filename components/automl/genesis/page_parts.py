@@ -1,4 +1,4 @@
-"""Small parts of a search's page, and the table of all its pipelines."""
+"""What pages of searches are made of, and the table of all pipelines of one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,45 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from components.automl.genesis.importance import varied
 
-__all__ = ["label", "number", "pipelines_table", "swatch"]
+__all__ = ["cells", "document", "label", "number", "pipelines_table", "swatch", "tiles"]
 
+_OWN_STYLE = Path(__file__).with_name("page.css")
 _NONE = "—"
 _LONGEST = 60
+
+
+def document(title: str, header: str, sections: Sequence[tuple[str, str]], style: str = "") -> str:
+    """Return a whole page with inline styles.
+
+    Args:
+        title: Plain text; everything else is HTML.
+        header: What goes above the sections.
+        sections: (heading, content); those without content are left out.
+        style: CSS of this page alone.
+    """
+    body = "".join(f"<section><h2>{heading}</h2>{content}</section>" for heading, content in sections if content)
+    style = (files("components.evaluate") / "page.css").read_text() + _OWN_STYLE.read_text() + style
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>{header}<main>{body}</main></body></html>\n"
+    )
+
+
+def tiles(entries: Sequence[tuple[str, str, str]]) -> str:
+    """Return the tiles of a header; each is plain text: (name, figure, what to know about it)."""
+    shown = "".join(f"<div class='tile'><span>{escape(a)}</span><b>{escape(b)}</b><i>{escape(c)}</i></div>" for a, b, c in entries)
+    return f"<div class='tiles'>{shown}</div>"
+
+
+def cells(values: Sequence[Any]) -> str:
+    """Return cells of numbers in a table's row."""
+    return "".join(f"<td class='n'>{value}</td>" for value in values)
 
 
 def number(value: float | None) -> str:
@@ -39,15 +70,14 @@ def pipelines_table(report: Mapping[str, Any], jobs: Sequence[Mapping[str, float
     lines = []
     for identity, (trial, values, seconds, error) in own.items():
         weight = weights.get(identity)
-        cells = [*(number(values.get(rung)) for rung in range(len(rungs))), f"{seconds:.1f}", number(weight)]
+        figures = [*(number(values.get(rung)) for rung in range(len(rungs))), f"{seconds:.1f}", number(weight)]
         said = (
             f"<b class='fail'>failed</b> {escape(error)}" if error else f"<code>{escape(_options(trial, options[trial['learner']]))}</code>"
         )
         lines.append(
             f"<tr{' class=member' if weight else ''}><td class='n'>{trial['number']}</td><td>{escape(trial['origin'])}</td>"
             f"<td>{swatch(paint[trial['learner']])}{escape(trial['learner'])}</td>"
-            + "".join(f"<td class='n'>{cell}</td>" for cell in cells)
-            + f"<td>{said}</td></tr>"
+            f"{cells(figures)}<td>{said}</td></tr>"
         )
     heads = [*(f"{report['metric']}, {rung}" for rung in rungs), "CPU s", "weight"]
     head = "<tr><th class='n'>job</th><th>from</th><th>learner</th>" + "".join(f"<th class='n'>{escape(text)}</th>" for text in heads)

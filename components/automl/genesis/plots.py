@@ -17,13 +17,14 @@ _SHADES = ((0x44, 0x3A, 0x83), (0x31, 0x68, 0x8E), (0x21, 0x91, 0x8C), (0x5C, 0x
 
 @dataclass(frozen=True)
 class Point:
-    """One job in a plot; `strong` ones are filled, a failed one is a cross at the bottom."""
+    """One job in a plot; `strong` ones are filled, a `ringed` one has a circle around it, a failed one is a cross at the bottom."""
 
     x: float
     y: float | None
     colour: str
     title: str
     strong: bool = True
+    ringed: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def shade(share: float) -> str:
     return "#" + "".join(f"{part:02x}" for part in mixed)
 
 
-def xy(points: Sequence[Point], curves: Sequence[Curve], *, x: str, y: str, span: tuple[float, float]) -> str:
+def xy(points: Sequence[Point], curves: Sequence[Curve], *, x: str, y: str, span: tuple[float, float], limit: float | None = None) -> str:
     """Draw points and step lines.
 
     Args:
@@ -62,9 +63,10 @@ def xy(points: Sequence[Point], curves: Sequence[Curve], *, x: str, y: str, span
         x: The horizontal axis' name, which starts at its lowest value.
         y: The vertical one's.
         span: What the vertical axis shows.
+        limit: Draw a dashed vertical line here and keep it in view.
     """
     width, height, left, top, right, bottom = 560, 300, 62, 12, 12, 40
-    xs = [point.x for point in points] + [px for curve in curves for px, _ in curve.points]
+    xs = [point.x for point in points] + [px for curve in curves for px, _ in curve.points] + ([] if limit is None else [limit])
     near, far = min(xs, default=0.0), max(xs, default=1.0)
     far = far if far > near else near + 1
     low, high = span if span[1] > span[0] else (span[0] - 0.5, span[0] + 0.5)
@@ -84,6 +86,9 @@ def xy(points: Sequence[Point], curves: Sequence[Curve], *, x: str, y: str, span
         parts.append(f"<text class='tick' x='{at_x(tick)}' y='{height - bottom + 16}' text-anchor='middle'>{tick:g}</text>")
     parts.append(f"<text class='tick' x='{(left + width) / 2}' y='{height - 6}' text-anchor='middle'>{escape(x)}</text>")
     parts.append(f"<text class='tick' transform='rotate(-90)' x='{-height / 2}' y='12' text-anchor='middle'>{escape(y)}</text>")
+    if limit is not None:
+        line = f"<line class='limit' x1='{at_x(limit)}' x2='{at_x(limit)}' y1='{top}' y2='{height - bottom}'>"
+        parts.append(f"{line}<title>limit: {limit:g}</title></line>")
     for curve in curves:
         parts.append(_steps(curve, at_x, at_y, far))
     for point in points:
@@ -91,6 +96,8 @@ def xy(points: Sequence[Point], curves: Sequence[Curve], *, x: str, y: str, span
         if point.y is None:
             parts.append(f"<text class='cross' x='{px}' y='{height - bottom - 2}' fill='{point.colour}'>×{title}</text>")
         else:
+            if point.ringed:
+                parts.append(f"<circle class='ring' cx='{px}' cy='{at_y(point.y)}' r='8.5' stroke='{point.colour}'/>")
             ink = f"fill='{point.colour}'" if point.strong else f"fill='#fff' fill-opacity='.6' stroke='{point.colour}'"
             parts.append(f"<circle class='job' cx='{px}' cy='{at_y(point.y)}' r='{4.4 if point.strong else 3.2}' {ink}>{title}</circle>")
     return "".join([*parts, "</svg>"])
