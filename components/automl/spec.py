@@ -10,7 +10,7 @@ from components.core.contract import Port, Resources, Spec
 from components.core.params import Frozen, StepParams
 from components.train.validation import Validation
 
-__all__ = ["SPEC", "Expert", "Params"]
+__all__ = ["SPEC", "Expert", "Nas", "Params"]
 
 
 class Expert(Frozen):
@@ -19,6 +19,23 @@ class Expert(Frozen):
     learner: str = Field(min_length=1)
     features: dict[str, Any] = Field(default_factory=dict)
     params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Nas(Frozen):
+    """A search among networks, for lines of text: what it finds is judged beside the other pipelines, and the better one wins."""
+
+    space: str = Field("recognizer", description="a space of components.train.spaces")
+    max_params: int | None = Field(None, gt=0, description="trained numbers")
+    max_macs: int | None = Field(None, gt=0, description="multiply-accumulates of a line of the usual width")
+    max_latency_ms: float | None = Field(None, gt=0, description="of such a line on this machine, in ONNX Runtime on one thread")
+    share: float = Field(0.5, gt=0, lt=1, description="of budget_s; the rest judges it beside the other pipelines")
+    strategy: Literal["single_path", "sandwich", "superposition", "random"] = "single_path"
+    epochs: float = Field(20, gt=0, le=1000, description="of the supernet, at most; fewer if the share would not suffice")
+    lr: float = Field(4e-3, gt=0, le=0.1, description="its learning rate's peak")
+    batch: int = Field(32, ge=2, le=512)
+    dropout: float = Field(0.1, ge=0, lt=0.9)
+    judged: int = Field(60, ge=1, le=10_000, description="networks judged with inherited weights, at most")
+    sample: int = Field(0, ge=0, le=100, description="of them trained alone, beyond the budget: how well do inherited weights rank?")
 
 
 class Params(StepParams):
@@ -31,6 +48,7 @@ class Params(StepParams):
     sampler: Literal["auto", "tpe", "gp", "rgpe", "random"] = Field("auto", description="auto: rgpe when there is a history, else tpe")
     validation: Validation | None = Field(None, description="how pipelines are judged; none: folds by the hash of the group key")
     expert: tuple[Expert, ...] = Field((), description="pipelines of your own to try first")
+    nas: Nas | None = Field(None, description="search among networks too; for lines of text")
     transfer: bool = Field(True, description="learn from earlier searches")
     parents: tuple[str, ...] = Field((), description="scenarios whose data this one merges: their searches count as its own")
     members: int = Field(8, gt=0, le=50, description="pipelines in the ensemble, at most; 1: the best one alone")
