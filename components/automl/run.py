@@ -11,6 +11,7 @@ import logging
 import time
 from dataclasses import replace
 
+from components.automl.genesis import architecture
 from components.automl.genesis.configuration import PastStudy
 from components.automl.genesis.history import read_study, write_study
 from components.automl.genesis.report import write_report
@@ -22,8 +23,10 @@ from components.core.errors import AtlasError
 from components.core.step import code_version
 from components.train.data import read_data
 from components.train.fitting import write_fits
+from components.train.learners.base import Weights
 from components.train.recipe import write_recipe
 from components.train.reproducible import reproducible
+from components.train.starts import read_weights, write_weights
 
 __all__ = ["join", "run"]
 
@@ -40,11 +43,14 @@ def run(ctx: Context, params: Params) -> None:
         recipe = recipe.model_copy(update={"fitted_on": ctx.inputs["dataset"].ref})
         write_fits(ctx.out("recipe"), solved.fitted)
     write_recipe(recipe, ctx.out("recipe"))
+    for name, weights in solved.starts.items():
+        write_weights(ctx.out("recipe") / name, weights)
     learners = "+".join(dict.fromkeys(member.learner for member in recipe.members))
     ctx.note("recipe", learner=learners, members=len(recipe.members), metric=recipe.metric, score=recipe.score)
     write_report(ctx.out("report"), replace(solved, recipe=recipe), params, data, champion=solved.champion)
     write_study(ctx.out("report"), study_of(solved, params, len(data.train) + len(data.validation)))
     ctx.note("report", trials=len(solved.board.settled))
+    architecture.publish(given.folder, ctx.out("report"))
 
 
 def join(ctx: Context, params: Params) -> None:
@@ -61,7 +67,17 @@ def _setting(ctx: Context, params: Params) -> Setting:
     champion = Champion(ctx.open(serving), serving) if serving else None
     history = _history(ctx, snapshot.get("studies", [])) if params.transfer else []
     folder = ctx.settings.home / "studies" / _key(ctx, params, serving, snapshot.get("studies", []))
-    return Setting(data, params, folder, started, history, champion)
+    offered = [architecture.offered(data, params, folder, _supernet(ctx, params, snapshot.get("studies", [])))] if params.nas else []
+    return Setting(data, params, folder, started, history, champion, offered)
+
+
+def _supernet(ctx: Context, params: Params, refs: list[str]) -> tuple[str, Weights] | None:
+    """Return the newest supernet of this scenario's earlier searches."""
+    for ref in refs if params.transfer else ():
+        found = ctx.open(ref) / architecture.SUPERNET
+        if found.is_file() and read_study(found.parent).scenario in (params.scenario, *params.parents):
+            return ref, read_weights(found)
+    return None
 
 
 def _history(ctx: Context, refs: list[str]) -> list[PastStudy]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -41,15 +41,17 @@ from components.train.data import Data, check_enough, check_pooled
 from components.train.features import folds_of
 from components.train.fitting import Fitted
 from components.train.learners import learners_for
+from components.train.learners.base import Weights
 from components.train.recipe import Pipeline, Recipe
 from components.train.validation import Validation
 
-__all__ = ["Champion", "Setting", "Solved", "assist", "solve", "study_of", "usual_validation"]
+__all__ = ["Champion", "Offered", "Setting", "Solved", "assist", "solve", "study_of", "usual_validation"]
 
 logger = logging.getLogger(__name__)
 _RESERVED_S, _RESERVED_SHARE = 0.4, 0.04
 """Left at the end of the time for choosing, merging and writing."""
 _SMALL, _LARGE = 2_000, 10_000
+_START = "start-0.npz"
 _VARIETY = 1.25
 """How far another learner's best may be behind and still be judged on all folds: see `Ladder`."""
 
@@ -73,6 +75,7 @@ class Solved:
         meta: Meta-features of the data.
         notes: Sentences for the report: what was transferred, what was dropped and why.
         champion: What the model that serves now scores on today's rows; None: it can't be judged on them without leak.
+        starts: File of the Recipe artifact -> weights that a member's training begins with.
     """
 
     recipe: Recipe
@@ -83,6 +86,19 @@ class Solved:
     meta: Mapping[str, float]
     notes: tuple[str, ...] = ()
     champion: float | None = None
+    starts: Mapping[str, Weights] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A pipeline that another search hands in; it is judged like any other.
+
+    Attributes:
+        start: Weights that its training begins with; None: from nothing.
+    """
+
+    configuration: Configuration
+    start: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,7 @@ class Setting:
         started: `time.monotonic()` when the budget began to run.
         history: Earlier searches.
         champion: Its members are candidates too.
+        offered: So are these, for lines of text.
 
     Raises:
         DataError: There is too little to learn from.
@@ -107,6 +124,7 @@ class Setting:
     started: float
     history: Sequence[PastStudy] = ()
     champion: Champion | None = None
+    offered: Sequence[Offered] = ()
 
     def __post_init__(self) -> None:
         (check_pooled if isinstance(self.data.task, Tabular) else check_enough)(self.data)
@@ -121,7 +139,12 @@ class Setting:
         """Judges pipelines."""
         if isinstance(self.data.task, Tabular):
             return TableEvaluator(self.data, self.validation, seed=self.params.seed, folder=self.folder / "fits")
-        return LineEvaluator(self.data, seed=self.params.seed)
+        return LineEvaluator(self.data, seed=self.params.seed, starts=self.starts)
+
+    @cached_property
+    def starts(self) -> Mapping[str, Weights]:
+        """Pipeline's identity -> weights that its training begins with."""
+        return {entry.configuration.identity: entry.start for entry in self.offered if entry.start is not None}
 
     @cached_property
     def meta(self) -> Mapping[str, float]:
@@ -133,7 +156,8 @@ class Setting:
         """What is tried first and who proposes."""
         found = [entry.name for entry in learners_for(self.data.task, self.params.learners)]
         serving = _serving(self.champion, found)
-        return plan(self.data.task, self.params, found, serving, self.history, self.meta, len(self.evaluator.rungs))
+        offered = [entry.configuration for entry in self.offered]
+        return plan(self.data.task, self.params, found, [*offered, *serving], self.history, self.meta, len(self.evaluator.rungs))
 
 
 def solve(given: Setting) -> Solved:
@@ -147,7 +171,8 @@ def solve(given: Setting) -> Solved:
     board = assist(given)
     notes = (*given.strategy.notes, *given.strategy.verdict(board))
     if isinstance(evaluator, LineEvaluator):
-        return Solved(_best(board, data.task, params.seed), [], None, board, len(evaluator.rungs), given.meta, notes)
+        recipe, starts = _best(board, data.task, params.seed, given.starts)
+        return Solved(recipe, [], None, board, len(evaluator.rungs), given.meta, notes, starts=starts)
     recipe, fitted, selection = assemble(
         board,
         evaluator,
@@ -242,12 +267,14 @@ def _alone(inherited: Sequence[Inherited], evaluator: TableEvaluator) -> float |
     return None if math.isinf(loss) else -loss if judge.maximize else loss
 
 
-def _best(board: Board, task: Task, seed: int) -> Recipe:
-    """Return the pipeline that is best at the highest rung that any reached."""
+def _best(board: Board, task: Task, seed: int, starts: Mapping[str, Weights]) -> tuple[Recipe, dict[str, Weights]]:
+    """Return the pipeline that is best at the highest rung that any reached, and the weights it begins with, by their file."""
     reached = max((entry.job.rung for entry in board.settled if entry.value is not None), default=None)
     if reached is None:
         raise IntegrityError("no pipeline was judged before the time ended", do="raise automl.budget_s")
     best = board.done(reached)[0]
     c = best.job.configuration
-    member = Pipeline(learner=c.learner, features=dict(c.features), params=dict(c.params))
-    return Recipe(task=task.kind, members=(member,), validation=HOLDOUT, score=best.value, metric=task.metric, seed=seed)
+    start = starts.get(c.identity)
+    member = Pipeline(learner=c.learner, features=dict(c.features), params=dict(c.params), start=None if start is None else _START)
+    recipe = Recipe(task=task.kind, members=(member,), validation=HOLDOUT, score=best.value, metric=task.metric, seed=seed)
+    return recipe, {} if start is None else {_START: start}

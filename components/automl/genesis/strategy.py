@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 
 from components.automl.genesis.board import Board
 from components.automl.genesis.configuration import Configuration, PastStudy
+from components.automl.genesis.dimensions import SPACES
 from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import alone, rgpe, tpe, uniform
@@ -85,15 +86,17 @@ def plan(
         task: What is learned.
         params: The scenario's section.
         learners: Those that may be used.
-        serving: The pipelines of the model that serves now.
+        serving: The pipelines of the model that serves now, and those that another search offers.
         history: Earlier searches.
         meta: Today's meta-features.
         rungs: How many there are.
     """
     classes = len(task.classes) if isinstance(task, Tabular) else 0
-    space = Space(tuple(learners), classes=classes)
+    # A learner without dimensions is tried only where something names it: a recipe of the user's, the past, another search.
+    varied = [name for name in learners if name in SPACES]
+    space = Space(tuple(varied), classes=classes)
     own = [completed(entry.learner, entry.features, entry.params, "expert") for entry in params.expert]
-    static = portfolio(task, learners)
+    static = portfolio(task, varied)
     usual = params.sampler if params.sampler in ("random", "gp") else "tpe"
     fresh = Proposals(space, lambda today, seed, place: _usual(usual, today, seed, place), usual, params.seed, rungs)
     problem = task.problem if isinstance(task, Tabular) else task.kind

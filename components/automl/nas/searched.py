@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from scipy.stats import kendalltau
 
 from components.automl.nas.budget import Cost, Limits
 from components.train.spaces.space import Architecture, Space
 
-__all__ = ["Judged", "Searched", "front"]
+__all__ = ["Judged", "Searched", "encode", "front"]
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,27 @@ def front(judged: Sequence[Judged]) -> list[Judged]:
             found.append(each)
             best = each.inherited
     return found
+
+
+def encode(searched: Searched) -> dict[str, Any]:
+    """Return what was found as plain JSON: equal searches give equal JSON, so no seconds."""
+
+    def row(each: Judged) -> dict[str, Any]:
+        return {
+            **searched.space.encode(each.architecture),
+            "text": searched.space.describe(each.architecture),
+            "cost": asdict(each.cost),
+            "inherited": each.inherited,
+            "alone": each.alone,
+        }
+
+    return {
+        "space": {"name": searched.space.name, "input": list(searched.space.input), "classes": searched.space.classes},
+        "strategy": searched.strategy,
+        "limits": asdict(searched.limits),
+        "found": row(searched.found),
+        "judged": [row(each) for each in searched.judged],
+        "tau": searched.tau,
+        "start": searched.start,
+        "notes": list(searched.notes),
+    }

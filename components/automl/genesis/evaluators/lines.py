@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.worker import OutOfTime, Result
 from components.train.data import Data
 from components.train.learners import learner
-from components.train.learners.base import options
+from components.train.learners.base import Inheriting, Weights, options
 from components.train.validation import Validation
 
 __all__ = ["HOLDOUT", "LineEvaluator"]
@@ -30,10 +31,11 @@ class LineEvaluator:
     Args:
         data: Train and validation rows.
         seed: Of every training.
+        starts: Pipeline's identity -> weights that its training begins with.
     """
 
-    def __init__(self, data: Data, *, seed: int) -> None:
-        self._data, self._seed = data, seed
+    def __init__(self, data: Data, *, seed: int, starts: Mapping[str, Weights] | None = None) -> None:
+        self._data, self._seed, self._starts = data, seed, starts or {}
         self.rungs = _SHARES
 
     @property
@@ -56,8 +58,12 @@ class LineEvaluator:
             reached.append((epoch, exact))
             return exact == 1.0  # the best epoch is kept: no further one is needed to judge it
 
-        prepared: Any = chosen.prepare(self._data, features, HOLDOUT)
-        chosen.fit(prepared.part(0), params, seed=self._seed, progress=progress)
+        part: Any = chosen.prepare(self._data, features, HOLDOUT).part(0)
+        start = self._starts.get(configuration.identity)
+        if start is not None and isinstance(chosen, Inheriting):
+            chosen.fit_from(part, params, start=start, seed=self._seed, progress=progress)
+        else:
+            chosen.fit(part, params, seed=self._seed, progress=progress)
         return Result(max((exact for _, exact in reached), default=float("nan")), {"steps": [list(step) for step in reached]})
 
     def assist(self, configuration: Configuration, rung: int, until: float) -> bool:
