@@ -22,6 +22,8 @@ from components.train.spaces.geometry import enclosing
 from components.train.spaces.network import Network, built, network
 from components.train.spaces.space import Architecture, Space
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INPUTS = {"mobilenet": (3, 8, 8), "resnet": (3, 8, 8), "recognizer": (1, 16, 20)}
 
 
@@ -126,6 +128,7 @@ def test_a_superposition_of_one_is_the_path(name: str, all_widths: bool) -> None
         torch.testing.assert_close(supernet(x, mix), supernet(x, architecture), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SPACES))
 @pytest.mark.parametrize("all_widths", [False, True])
 def test_a_superpositions_gradient_is_the_finite_difference(name: str, all_widths: bool) -> None:
