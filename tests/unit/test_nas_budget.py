@@ -24,6 +24,8 @@ from components.train.spaces.geometry import enclosing, geometry
 from components.train.spaces.network import network
 from components.train.spaces.space import Architecture, Space
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INPUTS = {"mobilenet": (3, 16, 16), "resnet": (3, 16, 16), "recognizer": (1, 24, 50)}
 ALL = {name: space(name, INPUTS[name], 7) for name in SPACES}
 
