@@ -13,7 +13,7 @@ ifneq ($(PIP_FIND_LINKS),)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 
-.PHONY: help demo up down test check types unit bench bench-automl golden test-containers clean
+.PHONY: help demo up down test check types unit bench bench-automl bench-nas golden test-containers clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -55,9 +55,13 @@ bench: $(VENV)/.installed ## benchmarks, one JSON object a line (a quarter of an
 	$(BIN)/atlas bench loop --json
 	$(BIN)/atlas bench automl --quick --json
 	$(BIN)/atlas bench scale --quick --json
+	$(BIN)/atlas bench nas --quick --json
 
 bench-automl: $(VENV)/.installed ## Genesis beside FLAML, AutoGluon and LightGBM on 14 tables (hours; goes on where it was stopped)
 	$(BIN)/atlas bench automl --json
+
+bench-nas: $(VENV)/.installed ## architecture search beside random search and DARTS (hours; goes on where it was stopped)
+	$(BIN)/atlas bench nas --json
 
 golden: $(VENV)/.installed ## rewrite the compiled pipelines under tests/golden; read the diff
 	$(BIN)/atlas compile --all --to tests/golden

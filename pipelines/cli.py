@@ -249,13 +249,17 @@ def compile(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="loop, automl, scale")] = "loop",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="loop, automl, scale, nas")] = "loop",
     quick: Annotated[bool, typer.Option(help="a smaller version of the same measurement")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one object a line")] = False,
     tables: Annotated[str, typer.Option(help="automl: only these tables, with commas between")] = "",
     systems: Annotated[str, typer.Option(help="automl: only these of ours,flaml,autogluon,lightgbm")] = "",
     cases: Annotated[
-        str, typer.Option(help="automl: only these of cold,warm,workers,rgpe; scale: of head,strategies,graph,recompute,watch")
+        str,
+        typer.Option(
+            help="automl: only these of cold,warm,workers,rgpe; scale: of head,strategies,graph,recompute,watch; "
+            "nas: of search,ranking,budgets"
+        ),
     ] = "",
     seed: Annotated[int, typer.Option(help="automl: which rows are put aside")] = 0,
     again: Annotated[bool, typer.Option(help="automl, scale: measure anew what was measured before")] = False,

@@ -46,3 +46,14 @@ def run_step(settings: Settings) -> RunStep:
         return execute(step, params, {port: a.ref for port, a in (inputs or {}).items()}, run_id=run_id, settings=settings)
 
     return run
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny networks are computed by one thread: several wait for one another longer than they work."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -9,7 +9,7 @@ from pipelines.bench.row import Row
 
 __all__ = ["NAMES", "run"]
 
-NAMES = ("loop", "automl", "scale")
+NAMES = ("loop", "automl", "scale", "nas")
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
         quick: A smaller version of the same measurement, a few minutes.
         tables: `automl`: only these tables; empty: all of the benchmark's.
         systems: `automl`: only these systems; empty: all.
-        cases: `automl`, `scale`: only these cases; empty: all.
+        cases: `automl`, `scale`, `nas`: only these cases; empty: all.
         seed: `automl`: which split is drawn.
         again: `automl`, `scale`: measure anew what was measured before.
 
@@ -46,6 +46,10 @@ def run(
         from pipelines.bench.scale import scale
 
         return scale(cases, quick=quick, again=again)
+    if name == "nas":
+        from pipelines.bench.nas import nas
+
+        return nas(cases, quick=quick)
     from pipelines.bench.automl import Choice, automl
 
     return automl(Choice.of(quick=quick, tables=tables, systems=systems, cases=cases, seed=seed, again=again))

@@ -14,6 +14,7 @@ import pytest
 
 from components.automl.nas.budget import Limits
 from components.core.errors import IntegrityError, TryAgain
+from pipelines.bench import nas
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "nas"
 SIBLINGS = ("budgets", "compare", "contest", "data", "truth", "worlds")
@@ -95,3 +96,7 @@ def test_a_search_has_arrived_when_it_stays(bench: Any) -> None:
     assert module._settled(rig, line[:2], Limits(), alone=True) == float("inf")
     assert module._at(line, 11.5) == worst
     assert module._at(line, 0.0) == best
+
+
+def test_the_command_knows_the_scripts_cases(bench: Any) -> None:
+    assert nas.CASES == bench("compare").CASES

@@ -24,6 +24,8 @@ from components.train.spaces.geometry import enclosing, geometry
 from components.train.spaces.network import network
 from components.train.spaces.space import Architecture, Space
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INPUTS = {"mobilenet": (3, 16, 16), "resnet": (3, 16, 16), "recognizer": (1, 24, 50)}
 ALL = {name: space(name, INPUTS[name], 7) for name in SPACES}
 
@@ -39,6 +41,7 @@ def random_scores(table: Costs, rng: np.random.Generator) -> list[list[float]]:
     return [np.log(rng.dirichlet(np.ones(len(block)))).tolist() for block in table.blocks]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_parameters_and_macs_are_those_of_the_network(name: str) -> None:
     whole, rng = ALL[name], random.Random(0)
@@ -81,6 +84,7 @@ def enumerated(scores: list[list[float]], table: Costs, limits: Limits) -> list[
     return [(score, spent) for score, spent in found if limits.allow(spent)]
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(knapsacks())
 def test_the_best_is_what_enumeration_finds(case: Knapsack) -> None:
@@ -96,6 +100,7 @@ def test_the_best_is_what_enumeration_finds(case: Knapsack) -> None:
     assert found.score == pytest.approx(max(score for score, _ in every))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(knapsacks(), st.sampled_from(["params", "macs", "latency_ms"]))
 def test_the_front_is_what_enumeration_finds(case: Knapsack, by: str) -> None:
@@ -129,6 +134,7 @@ def test_many_selections_are_what_enumeration_finds(limited: int) -> None:
         assert front_selections(scores, blocks, most) == [tuple(row) for row in picks[order[total[order] > before]].tolist()]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(knapsacks(), st.floats(0.1, 10))
 def test_a_used_budget_may_be_worth_something(case: Knapsack, fill: float) -> None:
@@ -143,6 +149,7 @@ def test_a_used_budget_may_be_worth_something(case: Knapsack, fill: float) -> No
         assert found.score + fill * limits.used(found.cost) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_random_budgets_are_kept_and_used(name: str) -> None:
     whole, rng = ALL[name], np.random.default_rng(0)
@@ -207,6 +214,7 @@ def invented(whole: Space) -> Table:
     return Table(times, 1.2, 0.05)
 
 
+@pytest.mark.slow
 def test_latencies_add_up_and_are_limited() -> None:
     whole = few()
     latencies = invented(whole)

@@ -16,6 +16,8 @@ from components.automl.nas.problem import Images, Split
 from components.train.spaces.network import network
 from components.train.spaces.space import Architecture, Head, Option, Space, Stage, Stem
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPACE = Space(
     name="tiny",
     input=(3, 8, 8),

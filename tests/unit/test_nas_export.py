@@ -15,6 +15,8 @@ from components.train.spaces import SPACES, space
 from components.train.spaces.export import to_onnx, write
 from components.train.spaces.network import Network, network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INPUTS = {"mobilenet": (3, 16, 16), "resnet": (3, 12, 16), "recognizer": (1, 24, 40)}
 
 

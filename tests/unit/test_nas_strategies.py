@@ -23,6 +23,8 @@ from components.automl.nas.training import Draws, Fitting, inherited_score, rate
 from components.core.errors import ConfigError, DataError
 from components.train.spaces.space import Architecture, Head, Option, Space, Stage, Stem
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPACE = Space(
     name="tiny",
     input=(3, 8, 8),
@@ -172,6 +174,7 @@ class TestRandom(StrategyContract):
         assert 0 <= found.ranking[found.architecture] <= 1
 
 
+@pytest.mark.slow
 @given(st.sampled_from(ALL), MACS, st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
 def test_the_nearest_within_the_limits_changes_as_little_as_can_be(wanted: Architecture, macs: int, seed: int) -> None:
@@ -185,6 +188,7 @@ def test_the_nearest_within_the_limits_changes_as_little_as_can_be(wanted: Archi
     assert shared(found) == max(shared(other) for other in ALL if limits.allow(COSTS[other]))
 
 
+@pytest.mark.slow
 @given(MACS, st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
 def test_what_is_drawn_is_within_the_limits(macs: int, seed: int) -> None:
@@ -192,6 +196,7 @@ def test_what_is_drawn_is_within_the_limits(macs: int, seed: int) -> None:
     assert limits.allow(COSTS[drawn(task(limits=limits), random.Random(seed))])
 
 
+@pytest.mark.slow
 def test_without_limits_every_architecture_is_drawn_alike() -> None:
     rng = random.Random(0)
     counts = dict.fromkeys(ALL, 0)

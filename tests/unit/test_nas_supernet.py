@@ -22,6 +22,8 @@ from components.train.spaces.geometry import enclosing
 from components.train.spaces.network import Network, built, network
 from components.train.spaces.space import Architecture, Space
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 INPUTS = {"mobilenet": (3, 8, 8), "resnet": (3, 8, 8), "recognizer": (1, 16, 20)}
 
 
@@ -126,6 +128,7 @@ def test_a_superposition_of_one_is_the_path(name: str, all_widths: bool) -> None
         torch.testing.assert_close(supernet(x, mix), supernet(x, architecture), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SPACES))
 @pytest.mark.parametrize("all_widths", [False, True])
 def test_a_superpositions_gradient_is_the_finite_difference(name: str, all_widths: bool) -> None:
@@ -140,10 +143,28 @@ def test_a_superpositions_gradient_is_the_finite_difference(name: str, all_width
         *blocks, width = (torch.softmax(alpha, 0) for alpha in given)
         return (supernet(x, Mix(blocks, width if all_widths else 1)) * weights).sum()
 
-    chosen = alphas if all_widths else [*alphas[:-1], alphas[-1].detach()]
-    assert torch.autograd.gradcheck(loss, chosen, eps=1e-6, atol=1e-5, rtol=1e-4)
-    found = torch.autograd.grad(loss(*chosen), [alpha for alpha in chosen if alpha.requires_grad])
+    chosen = alphas if all_widths else alphas[:-1]
+    found = torch.autograd.grad(loss(*alphas), chosen)
     assert all(gradient.abs().max() > 1e-6 for gradient in found)
+    for alpha, gradient in zip(chosen, found, strict=True):
+        near, nearer = (_differences(lambda: loss(*alphas), alpha, step) for step in (1e-6, 1e-7))
+        right = torch.isclose(near, gradient, rtol=1e-4, atol=1e-5) | torch.isclose(nearer, gradient, rtol=1e-4, atol=1e-5)
+        assert right.all(), (near, nearer, gradient)
+
+
+def _differences(loss: Callable[[], Tensor], at: Tensor, step: float) -> Tensor:
+    """Central differences. Within a step may lie a kink of a ReLU, and then they are wrong: of two steps one has to be right."""
+    found = torch.empty_like(at, requires_grad=False)
+    with torch.no_grad():
+        for place in range(len(at)):
+            value = at[place].item()
+            sides = []
+            for moved in (value + step, value - step):
+                at[place] = moved
+                sides.append(loss())
+            at[place] = value
+            found[place] = (sides[0] - sides[1]) / (2 * step)
+    return found
 
 
 def test_a_superposition_costs_what_the_enclosing_network_costs() -> None:
