@@ -184,6 +184,9 @@ def reports(
         if "model" in made.get("train", {}):  # trained by several processes, which were watched
             watched = sorted((store.fetch(made["train"]["model"]) / OBSERVED).glob("watch-*.html"))
             pages |= {f"train, {page.stem.removeprefix('watch-')}": page for page in watched}
+        networks = found["automl"] / OBSERVED / "architecture.html" if "automl" in found else None
+        if networks and networks.is_file():
+            pages["automl, networks"] = networks
         for step, page in pages.items():
             console.print(f"{step}: {page}", soft_wrap=True, highlight=False)
         return list(pages.values())

@@ -16,7 +16,7 @@ __all__ = ["add_conv", "add_gru", "array"]
 Floats = NDArray[np.float64]
 
 
-def add_conv(graph: OnnxGraph, x: str, conv: nn.Conv1d | nn.Conv2d, norm: Any) -> str:
+def add_conv(graph: OnnxGraph, x: str, conv: Any, norm: Any) -> str:
     """Add a convolution, with or without a bias, and the batch norm after it; returns the output's name."""
     scale = array(norm.weight) / np.sqrt(array(norm.running_var) + norm.eps)
     weight = array(conv.weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ __all__ = ["read_starts", "read_weights", "write_weights"]
 def write_weights(path: Path, weights: Weights) -> None:
     """Write named arrays as one file; equal ones give equal bytes."""
     with path.open("wb") as file:
-        np.savez(file, **dict(sorted(weights.items())))
+        named: dict[str, Any] = dict(sorted(weights.items()))
+        np.savez(file, **named)
 
 
 def read_weights(path: Path) -> Weights:

@@ -26,11 +26,14 @@ from components.train.features import Matrices
 from components.train.fitting import merge, predictor_of
 from components.train.graph.source import load
 from components.train.learners import LEARNERS, Learner, Prepared, Trained, learner, learners_for, never
-from components.train.learners.base import Together, options
+from components.train.learners.base import Inheriting, Together, options
+from components.train.learners.recognizer import space_of
 from components.train.merging import iterations_of
 from components.train.parallel.section import Parallel
 from components.train.recipe import Pipeline
 from components.train.reproducible import reproducible
+from components.train.spaces.network import network
+from components.train.spaces.space import Architecture
 from components.train.validation import Validation
 
 FEATURES = {"amount": "number", "age": "number", "same": "number", "empty": "number", "city": "category", "one": "category"}
@@ -433,6 +436,35 @@ class TestCrnn(LearnerContract):
         assert trained.weights
 
 
+class TestRecognizer(LearnerContract):
+    name = "recognizer"
+    params = {"epochs": 12, "width": 0.5, "options": [0] * 9, "lr": 0.01, "batch": 16}  # noqa: RUF012
+    deadline = 1
+    tasks = (TextLine(max_length=8),)
+
+    def quick(self) -> dict[str, Any]:
+        return {**self.params, "epochs": 2}
+
+    def assert_learned(self, task: Task, data: Data, value: float) -> None:
+        assert value > 0.5
+
+    def test_a_training_may_begin_with_inherited_weights(self) -> None:
+        found, part = self.learner(), self.prepared(self.tasks[0]).part(0)
+        assert isinstance(found, Inheriting)
+        params = options(found.params, self.quick(), "params")
+        whole = space_of("recognizer", part.rule.height, len(part.task.alphabet) + 1)
+        net = network(whole, Architecture(0, (0,) * 9))
+        start = {name: value.numpy() for name, value in net.state_dict().items()}
+        with reproducible():
+            first, again, other = (
+                found.fit_from(part, params, start={**start, "head.out.bias": start["head.out.bias"] + shift}, seed=3, progress=never)
+                for shift in (0.0, 0.0, 0.5)
+            )
+        assert first.weights == again.weights != other.weights
+        with pytest.raises(ConfigError, match=r"no width 0\.7"):
+            self.fit(part, {**self.quick(), "width": 0.7})
+
+
 class TestArcFace(LearnerContract):
     name = "arcface"
     params = {"epochs": 12, "hidden": 64, "dim": 32, "batch": 32}  # noqa: RUF012
@@ -563,7 +595,7 @@ def _contracts(base: type[LearnerContract]) -> list[type[LearnerContract]]:
 
 
 def test_learners_for_a_task() -> None:
-    assert [found.name for found in learners_for(TextLine())] == ["crnn"]
+    assert [found.name for found in learners_for(TextLine())] == ["crnn", "recognizer"]
     assert [found.name for found in learners_for(Node(classes=("a", "b", "c")))] == ["sage"]
     assert [found.name for found in learners_for(table_task("binary"), ("xgboost", "catboost"))] == ["catboost", "xgboost"]
     with pytest.raises(ConfigError, match="lightgbmm"):

@@ -132,8 +132,9 @@ def claim(study: optuna.Study, space: Space, job: Job, worker: str) -> optuna.Tr
 
     One record of the journal holds the trial's number and its job, so nobody sees one without the other.
     """
-    flat, kinds = space.flatten(job.configuration), space.distributions(job.configuration.learner)
-    within = {name: kind for name, kind in kinds.items() if name in flat and job.configuration.learner in space.learners}
+    flat, name = space.flatten(job.configuration), job.configuration.learner
+    kinds = space.distributions(name) if name in space.learners else {}  # what is not proposed has no place in the space
+    within = {name: kind for name, kind in kinds.items() if name in flat}
     facts = {_WORKER: worker, _JOB: json.loads(canonical({"configuration": job.configuration.__dict__, "rung": job.rung}))}
     study.add_trial(
         optuna.create_trial(state=TrialState.RUNNING, params={name: flat[name] for name in within}, distributions=within, user_attrs=facts)

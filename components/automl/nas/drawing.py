@@ -71,7 +71,7 @@ def network_svg(space: Space, architecture: Architecture) -> str:
 def _columns(space: Space, architecture: Architecture) -> list[_Column]:
     shape = geometry(space, architecture)
     stem, head = shape.stem, shape.head
-    inputs = [*shape.blocks, head]
+    inputs: list[BlockShape | HeadShape] = [*shape.blocks, head]
     found = [_Column("Stem", _size(stem.outputs, inputs[0].rows, inputs[0].columns), _stem(stem))]
     at = 0
     for number, stage in enumerate(space.stages):

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from components.automl.nas.strategies.evolutionary import calibration
 from components.automl.nas.strategies.random import trained
 from components.automl.nas.supernet import Supernet, recalibrate
 from components.automl.nas.texts import Texts
-from components.automl.nas.training import Draws, Fitting, Rule, inherited_score, sandwich, single_path, standalone
+from components.automl.nas.training import Draws, Fitting, Rule, clipped, inherited_score, largest_first, sandwich, single_path, standalone
 from components.automl.spec import Nas
 from components.core.errors import DataError
 from components.train.data import Data
@@ -43,6 +42,8 @@ _HOLDOUT = Validation(kind="holdout", folds=1)
 _FITTED_SHARE = 0.75  # of the time: the supernet's training, the rest chooses
 _CALIBRATING = 8
 _TIMED = 3
+_LARGEST_SHARE = 0.4  # of the supernet's steps, the first ones
+_NORM = 5.0
 _RULES: Mapping[str, Rule] = {"single_path": single_path, "sandwich": sandwich}
 
 
@@ -140,25 +141,33 @@ def _found(task: SearchTask, given: Nas, seconds: float) -> tuple[Found, float]:
     if given.strategy == "superposition":
         found = Gradient(fitting).search(task, Budget(seconds))
         return found, found.cpu_s
-    rule = _RULES[given.strategy]
-    strategy = Evolutionary(_affordable(task, fitting, rule, _FITTED_SHARE * seconds), rule, judged=given.judged)
+    fitting = _affordable(task, fitting, _RULES[given.strategy], _FITTED_SHARE * seconds)
+    strategy = Evolutionary(fitting, _rule(given.strategy, round(_LARGEST_SHARE * fitting.steps(task.problem))), judged=given.judged)
     meter = Meter(Budget(_FITTED_SHARE * seconds))
     supernet = strategy.trained(task, meter)
     spent_s = meter.spent_s
     return strategy.select(task, supernet, Meter(Budget(seconds), spent_s=spent_s)), spent_s
 
 
+def _rule(name: str, first: int) -> Rule:
+    return clipped(largest_first(_RULES[name], first), _NORM)
+
+
 def _affordable(task: SearchTask, fitting: Fitting, rule: Rule, seconds: float) -> Fitting:
     """Shorten a training that would not end in time: its learning rate should have come down when it ends."""
     if math.isinf(seconds):
         return fitting
-    supernet, draws = copy.deepcopy(task.supernet()).train(), Draws(task.space, task.seed)
+    supernet, draws = task.supernet().train(), Draws(task.space, task.seed)
     batches = stream(task.problem, "train", torch.Generator().manual_seed(task.seed))
-    rule(supernet, task.problem, next(batches), draws)
-    began = time.process_time()
-    for batch in islice(batches, _TIMED):
-        rule(supernet, task.problem, batch, draws)
-    a_step = (time.process_time() - began) / _TIMED
+
+    def step_s(some: Rule) -> float:
+        some(supernet, task.problem, next(batches), draws)  # the first finds nothing prepared
+        began = time.process_time()
+        for batch in islice(batches, _TIMED):
+            some(supernet, task.problem, batch, draws)
+        return (time.process_time() - began) / _TIMED
+
+    a_step = _LARGEST_SHARE * step_s(largest_first(rule, 1 + _TIMED)) + (1 - _LARGEST_SHARE) * step_s(rule)
     return replace(fitting, epochs=min(fitting.epochs, max(1.0, seconds / max(a_step, 1e-6)) / task.problem.steps()))
 
 

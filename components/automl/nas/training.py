@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,10 @@ __all__ = [
     "Draws",
     "Fitting",
     "Rule",
+    "clipped",
     "descend",
     "inherited_score",
+    "largest_first",
     "rate",
     "sandwich",
     "seeded",
@@ -83,6 +86,32 @@ def sandwich(supernet: Supernet, problem: Problem, batch: Batch, draws: Draws) -
 def single_path(supernet: Supernet, problem: Problem, batch: Batch, draws: Draws) -> None:
     """One random path learns the labels (single path one-shot, Guo et al., arXiv 1904.00420, 3.2)."""
     torch.autograd.backward(problem.loss(supernet(batch[0], draws.one()), batch[1]))
+
+
+def largest_first(rule: Rule, steps: int) -> Rule:
+    """The largest path learns the labels alone for so many steps, then the rule begins (progressive shrinking, arXiv 1908.09791, 3.3).
+
+    Where a loss has a plateau that small steps in changing directions do not leave, as CTC's has, this is what leaves it.
+    """
+    made = itertools.count()
+
+    def combined(supernet: Supernet, problem: Problem, batch: Batch, draws: Draws) -> None:
+        if next(made) < steps:
+            torch.autograd.backward(problem.loss(supernet(batch[0], draws.largest), batch[1]))
+        else:
+            rule(supernet, problem, batch, draws)
+
+    return combined
+
+
+def clipped(rule: Rule, norm: float) -> Rule:
+    """The rule, its gradients scaled down to a norm that they may have at most."""
+
+    def combined(supernet: Supernet, problem: Problem, batch: Batch, draws: Draws) -> None:
+        rule(supernet, problem, batch, draws)
+        nn.utils.clip_grad_norm_(supernet.parameters(), norm)
+
+    return combined
 
 
 def rate(step: int, steps: int, peak: float) -> float:
