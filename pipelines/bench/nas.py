@@ -13,14 +13,15 @@ from pipelines.bench.script import check_cases, printed, script
 
 __all__ = ["CASES", "nas"]
 
-CASES = ("search", "ranking", "budgets")
+CASES = ("search", "ranking", "budgets", "ocr")
 
 
 def nas(cases: tuple[str, ...], *, quick: bool) -> Iterator[Row]:
     """Yield the rows of the cases of both spaces as they are measured.
 
     Args:
-        cases: `budgets` takes minutes; the others, except when quick, hours and the ground truth that is made by truth.py.
+        cases: `budgets` takes minutes, `ocr` three quarters of an hour; the others, except when quick, hours and the ground truth that is
+            made by truth.py.
 
     Raises:
         ConfigError: There is no such case, or this is no checkout.

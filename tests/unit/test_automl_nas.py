@@ -73,6 +73,7 @@ def test_the_network_found_is_trained_from_its_inherited_weights_and_the_next_se
     report = store.fetch(out["report"].ref)
     assert [trial["origin"] for trial in json.loads((report / "report.json").read_text())["trials"]] == ["nas", "nas"]
     assert "<svg" in (report / "observed/architecture.html").read_text()
+    assert json.loads((report / "observed/architecture_costs.json").read_text())["supernet_s"] > 0
 
     trained = run_step("train", params_of_train(epochs=1), {"dataset": dataset, "recipe": out["recipe"]})["model"]
     folder = store.fetch(trained.ref)

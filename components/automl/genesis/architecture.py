@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 SUPERNET = "supernet.npz"
 """File of a Report artifact: what the next search goes on from."""
 _FOLDER, _START, _OFFER, _PAGE = "architecture", "start.npz", "offer.json", "architecture.html"
-_REPORT = "architecture.json"
+_REPORT, _COSTS = "architecture.json", "architecture_costs.json"
 
 
 def offered(data: Data, params: Params, folder: Path, past: tuple[str, Weights] | None) -> Offered:
@@ -63,7 +63,8 @@ def publish(folder: Path, report: Path) -> None:
         return
     (report / OBSERVED).mkdir(exist_ok=True)
     shutil.copy(kept / _REPORT, report / _REPORT)
-    shutil.copy(kept / _PAGE, report / OBSERVED / _PAGE)
+    for name in (_PAGE, _COSTS):
+        shutil.copy(kept / name, report / OBSERVED / name)
     if (kept / SUPERNET).is_file():
         shutil.copy(kept / SUPERNET, report / SUPERNET)
 
@@ -85,6 +86,8 @@ def _search(data: Data, params: Params, folder: Path, past: tuple[str, Weights] 
     aside.mkdir()
     (aside / _OFFER).write_text(json.dumps({"features": offer.features, "params": offer.params}))
     (aside / _REPORT).write_text(json.dumps(encode(found), indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    costs = {"supernet_s": found.supernet_s, "search_s": found.search_s, "sample_s": found.sample_s}
+    (aside / _COSTS).write_text(json.dumps(costs))
     (aside / _PAGE).write_text(page(found, title=params.scenario), encoding="utf-8")
     for name, weights in ((_START, offer.start), (SUPERNET, offer.supernet)):
         if weights is not None:

@@ -1,6 +1,6 @@
 """Architecture search beside its rivals: what the issue asks of it, a row a figure.
 
-    python tests/benchmarks/nas/compare.py [--quick] [--spaces mobilenet,resnet] [--cases search,ranking,budgets] [--seeds 5]
+    python tests/benchmarks/nas/compare.py [--quick] [--spaces mobilenet,resnet] [--cases search,ranking,budgets,ocr] [--seeds 5]
 
 Looks up the ground truth beside this file (truth.py makes it). Runs are kept in ATLAS_HOME/bench/nas: started again, it goes on. `--quick`
 has a world of its own that takes a minute, and shows that everything runs; its figures mean nothing.
@@ -18,8 +18,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import ocr
 from budgets import budget_rows
 from contest import SHARES, SYSTEMS, Contest, Incumbent
+from ocr import ocr_rows
 from scipy.stats import kendalltau
 
 from components.automl.nas.budget import Limits
@@ -31,10 +33,11 @@ from pipelines.bench.row import Row, row
 
 __all__ = ["CASES", "rows"]
 
-CASES = ("search", "ranking", "budgets")
+CASES = ("search", "ranking", "budgets", "ocr")
 OURS = "single path"
 """The strategy that is judged; the others stand beside it."""
 OURS_TOO = ("single path", "sandwich", "superposition")
+_LINES_SEEDS = 3
 _CLOSE = 0.5  # points of regret
 _FASTER = {"DARTS, first order": 5.0, "DARTS, second order": 10.0}
 _ORDERS = 200  # of random search
@@ -193,6 +196,10 @@ def main() -> None:
                 print(json.dumps(found), flush=True)
         if "budgets" in cases:
             for found in budget_rows(20 if given.quick else 200, networks=4 if given.quick else 20):
+                print(json.dumps(found), flush=True)
+        if "ocr" in cases:
+            work = Settings.from_env().home / "bench" / "nas"
+            for found in ocr_rows(ocr.QUICK if given.quick else ocr.Sizes(), 1 if given.quick else _LINES_SEEDS, work):
                 print(json.dumps(found), flush=True)
 
 
