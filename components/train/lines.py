@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from components.core.errors import ConfigError, DataError, IntegrityError
-from components.core.params import Frozen, TextLine
+from components.core.params import Frozen, Task, TextLine
 from components.model.answer import Answer
 from components.model.runtime import Float32, Scores, load_onnx
 from components.model.text_line import Pixels, TextLineModel, pixels_of, size_of
@@ -31,7 +31,7 @@ from components.train.data import Data, Rows
 from components.train.folds import Validation, holdout
 from components.train.learners.base import Progress, Trained
 
-__all__ = ["STRIDE", "Album", "Features", "Line", "Lines", "Reading", "album", "batches", "ctc", "fit_reader", "padded"]
+__all__ = ["STRIDE", "Album", "Features", "Line", "LineLearner", "Lines", "Reading", "batches", "ctc", "fit_reader", "padded"]
 
 STRIDE = 4
 """Pixels of width that become one time step."""
@@ -126,19 +126,23 @@ class Album:
         return _images(self._data.validation, self._rule), list(self._data.validation.labels)
 
 
-def album(learner: str, data: Data, features: Features, validation: Validation) -> Album:
-    """Make lines ready for a learner of that name.
+class LineLearner:
+    """What learners of lines share; see `components.train.learners.base.Learner`."""
 
-    Raises:
-        DataError: They are no lines of text.
-        ConfigError: The validation has more than one fold.
-    """
-    if not isinstance(data.task, TextLine):
-        raise DataError(f"{learner} reads lines of text only", do="use a learner for tables")
-    if validation.kind != "holdout":
-        raise ConfigError(f"{learner} can't be validated by '{validation.kind}': it is one network", do="use a validation of kind holdout")
-    rule = Pixels.model_validate({"height": features.height or _usual_height(data.train)})
-    return Album(data.task, rule, features.augment, data)
+    name: str
+    features: type[Frozen] = Features
+
+    def fits(self, task: Task) -> bool:
+        return isinstance(task, TextLine)
+
+    def prepare(self, data: Data, features: Features, validation: Validation) -> Album:
+        if not isinstance(data.task, TextLine):
+            raise DataError(f"{self.name} reads lines of text only", do="use a learner for tables")
+        if validation.kind != "holdout":
+            given = f"{self.name} can't be validated by '{validation.kind}': it is one network"
+            raise ConfigError(given, do="use a validation of kind holdout")
+        rule = Pixels.model_validate({"height": features.height or _usual_height(data.train)})
+        return Album(data.task, rule, features.augment, data)
 
 
 def fit_reader(

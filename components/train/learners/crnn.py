@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from components.core.params import Frozen, Task, TextLine
+from components.core.params import Frozen
 from components.train.crnn import Crnn, Shape, to_onnx
-from components.train.data import Data
-from components.train.folds import Validation
 from components.train.learners.base import Progress, Trained
-from components.train.lines import Album, Features, Lines, Reading, album, fit_reader
+from components.train.lines import LineLearner, Lines, Reading, fit_reader
 
 __all__ = ["LEARNER"]
 
@@ -16,16 +14,9 @@ class Params(Shape, Reading):
     """The recipe's `params`: the network's `Shape` and how it is trained."""
 
 
-class _Crnn:
+class _Crnn(LineLearner):
     name = "crnn"
-    features: type[Frozen] = Features
     params: type[Frozen] = Params
-
-    def fits(self, task: Task) -> bool:
-        return isinstance(task, TextLine)
-
-    def prepare(self, data: Data, features: Features, validation: Validation) -> Album:
-        return album(self.name, data, features, validation)
 
     def fit(self, part: Lines, params: Params, *, seed: int, progress: Progress) -> Trained:
         def build() -> Crnn:

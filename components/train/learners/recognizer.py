@@ -9,11 +9,9 @@ import torch
 from pydantic import Field
 
 from components.core.errors import ConfigError, IntegrityError
-from components.core.params import Frozen, Task, TextLine
-from components.train.data import Data
-from components.train.folds import Validation
+from components.core.params import Frozen
 from components.train.learners.base import Progress, Trained, Weights
-from components.train.lines import Album, Features, Lines, Reading, album, fit_reader
+from components.train.lines import LineLearner, Lines, Reading, fit_reader
 from components.train.spaces import space
 from components.train.spaces.export import to_onnx
 from components.train.spaces.network import Network, network
@@ -38,16 +36,9 @@ class Params(Reading):
     options: tuple[int, ...] = Field(())
 
 
-class _Recognizer:
+class _Recognizer(LineLearner):
     name = "recognizer"
-    features: type[Frozen] = Features
     params: type[Frozen] = Params
-
-    def fits(self, task: Task) -> bool:
-        return isinstance(task, TextLine)
-
-    def prepare(self, data: Data, features: Features, validation: Validation) -> Album:
-        return album(self.name, data, features, validation)
 
     def fit(self, part: Lines, params: Params, *, seed: int, progress: Progress) -> Trained:
         return fit_reader(lambda: _network(part, params), to_onnx, part, params, seed=seed, progress=progress)
