@@ -6,7 +6,9 @@ import random
 import re
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,11 @@ from components.automl.nas.searched import Judged, Searched, front
 from components.train.spaces import SPACES, space
 from components.train.spaces.geometry import geometry
 from components.train.spaces.space import Architecture, Space
+
+_loader = SourceFileLoader("well_formed", str(Path(__file__).parents[1] / "well_formed.py"))
+_module = module_from_spec(spec_from_loader("well_formed", _loader))  # type: ignore[arg-type]
+_loader.exec_module(_module)
+WellFormed = _module.WellFormed
 
 INPUTS = {"mobilenet": (3, 16, 16), "resnet": (3, 16, 16), "recognizer": (1, 24, 50)}
 ALL = {name: space(name, INPUTS[name], 7) for name in sorted(SPACES)}
@@ -36,35 +43,6 @@ def search(whole: Space = ALL["mobilenet"], count: int = 14, *, alone: int = 0, 
     learned = ((30.0, 0.5), (60.0, 0.7), (95.5, found.inherited))
     usual = Searched(whole, "evolutionary", Limits(), found, judged, learned, supernet_s=1200.0, search_s=34.0)
     return replace(usual, **given)
-
-
-class WellFormed(HTMLParser):
-    """Checks that tags are closed in order; keeps texts, and what refers elsewhere."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.links: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def section(text: str, heading: str) -> str:
