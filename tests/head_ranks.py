@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from components.core.errors import DataError
+from components.train.parallel.ending import disband, leave
 from components.train.parallel.head import ShardedHead
 from components.train.parallel.margins import Margin
 from components.train.parallel.mesh import Mesh
@@ -189,7 +190,8 @@ def main() -> None:
         found = JOBS[job["do"]](job, mesh)
         np.savez(folder / f"{name}.{rank}.npz", **{key: np.asarray(value) for key, value in found.items()})
     distributed.barrier()
-    distributed.destroy_process_group()
+    disband()
+    leave(0)
 
 
 if __name__ == "__main__":

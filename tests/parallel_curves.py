@@ -85,7 +85,7 @@ def _rank(world: int, folder: Path) -> None:
     import torch
     from torch import distributed as dist
 
-    from components.train.parallel.ending import leave
+    from components.train.parallel.ending import disband, leave
     from components.train.parallel.job import Job, train
     from components.train.parallel.works import training
 
@@ -96,7 +96,7 @@ def _rank(world: int, folder: Path) -> None:
         for place in (folder / name, folder / f"{name}-resumed"):
             if place == folder / name or place.is_dir():
                 train(job, training(job.work, job.options), place, torch.device("cpu"), lambda event: None)
-    dist.destroy_process_group()
+    disband()
     leave(0)
 
 

@@ -471,6 +471,8 @@ def _worker(kind: str) -> None:
     import torch.distributed as dist
     from torch.distributed.fsdp import fully_shard
 
+    from components.train.parallel.ending import disband, leave
+
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     model, _, _ = make_gpt()
@@ -500,7 +502,8 @@ def _worker(kind: str) -> None:
     for a, b in zip([mean, *found], whole, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     sys.stdout.write("equal\n")
-    dist.destroy_process_group()
+    disband()
+    leave(0)
 
 
 if __name__ == "__main__":

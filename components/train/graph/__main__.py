@@ -26,6 +26,7 @@ from components.train.graph.exchange import Alone, Exchange, Processes
 from components.train.graph.files import read_partition
 from components.train.graph.training import Options, Trained, train
 from components.train.graph.writing import written
+from components.train.parallel.ending import disband, leave
 
 __all__ = ["main"]
 
@@ -73,7 +74,7 @@ def _run(folder: Path, to: Path, options: Options) -> None:
             _write(to, trained, everyone)
     finally:
         if launched:
-            dist.destroy_process_group()
+            disband()
 
 
 def _facts(trained: Trained) -> dict[str, Any]:
@@ -94,4 +95,4 @@ def _write(to: Path, trained: Trained, everyone: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,9 +9,12 @@ import signal
 import sys
 from typing import NoReturn
 
-__all__ = ["end_with_parent", "leave"]
+from torch import distributed as dist
+
+__all__ = ["disband", "end_with_parent", "leave"]
 
 _PR_SET_PDEATHSIG = 1
+_disbanded: list[object] = []
 
 
 def end_with_parent(how: signal.Signals) -> None:
@@ -20,8 +23,18 @@ def end_with_parent(how: signal.Signals) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
 
 
+def disband() -> None:
+    """Destroy the process group, but keep it in memory until the process has left.
+
+    If what DDP wrapped is the last to hold a group, freeing it waits for gloo's thread while it holds the interpreter's lock; that thread,
+    which may still have a tensor to free, waits for the lock (torch 2.13: ~Reducer; a job that was done hung for ever).
+    """
+    _disbanded.append(dist.group.WORLD)
+    dist.destroy_process_group()
+
+
 def leave(code: int) -> NoReturn:
-    """End this process, whose work is done and whose process group is destroyed, without taking the interpreter apart.
+    """End this process, whose work is done and whose process group is disbanded, without taking the interpreter apart.
 
     A process that had many gloo groups now and then aborts there ("terminate called without an active exception", torch 2.13), which
     would turn a finished job into a failed one.

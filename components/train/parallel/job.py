@@ -32,7 +32,7 @@ from components.core import log
 from components.core.errors import AtlasError, ConfigError, TryAgain
 from components.core.params import Frozen
 from components.train.parallel import checkpoint, strategies
-from components.train.parallel.ending import end_with_parent, leave
+from components.train.parallel.ending import disband, end_with_parent, leave
 from components.train.parallel.loading import batches, flown
 from components.train.parallel.recomputing import with_recomputation
 from components.train.parallel.section import Parallel
@@ -130,7 +130,7 @@ def _world(job: Job) -> Iterator[torch.device]:
     try:
         yield device
     finally:
-        dist.destroy_process_group()
+        disband()
 
 
 def main(folder: Path) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional
 
+from components.train.parallel.ending import disband, leave
 from components.train.parallel.head import ShardedHead
 from components.train.parallel.margins import Margin
 from components.train.parallel.mesh import Mesh
@@ -129,7 +130,8 @@ def main() -> None:
     mesh = Mesh(tensor=world).device_mesh("cpu")["tensor"]
     print(json.dumps({"memory": memory, "speed": speed, "exact": exact}[job["do"]](job, mesh)))
     distributed.barrier()
-    distributed.destroy_process_group()
+    disband()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from components.train.parallel.ending import leave
+from components.train.parallel.ending import disband, leave
 from components.train.parallel.section import Parallel
 from components.train.parallel.strategies import Strategy, Work, make
 from pipelines.bench.row import Row, row
@@ -202,7 +202,7 @@ def main(argv: list[str]) -> None:
         found = {"bubbles": bubbles, "overlap": overlap}[argv[0]](quick)
         if dist.get_rank() == 0:
             sys.stdout.write(json.dumps(found) + "\n")
-        dist.destroy_process_group()
+        disband()
         leave(0)
     for measured in _rows(quick):
         sys.stdout.write(json.dumps(measured) + "\n")
