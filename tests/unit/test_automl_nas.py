@@ -107,9 +107,9 @@ def test_equal_searches_give_equal_bytes_and_the_default_network_competes(run_st
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["superposition", "random"])
 def test_other_strategies_keep_the_limits_too(run_step: RunStep, store: ArtifactStore, strategy: str) -> None:
-    nas = {**NAS, "strategy": strategy, "judged": 2, "max_params": 45_000, "sample": 3}
+    nas = {**NAS, "strategy": strategy, "judged": 2, "max_params": 55_000, "sample": 3}
     recipe, found = read(store, run_step("automl", params(nas=nas), {"dataset": lines(store), "snapshot": snapshot(store)}))
-    assert found["found"]["cost"]["params"] <= 45_000
+    assert found["found"]["cost"]["params"] <= 55_000
     assert (recipe.members[0].start is None) == (strategy == "random")
 
 

@@ -31,7 +31,8 @@ def small(name: str, *, dropout: float = 0.0) -> Space:
     """The named space with few, narrow blocks."""
     whole = space(name, INPUTS[name], 5)
     options = whole.stages[0].options
-    kept = tuple(options[number] for number in sorted({0, 4 % len(options), 5 % len(options), len(options) // 2 + 1, len(options) - 1}))
+    numbers = {0, 4 % len(options), 5 % len(options), min(len(options) // 2 + 1, len(options) - 1), len(options) - 1}
+    kept = tuple(options[number] for number in sorted(numbers))
     stages = tuple(replace(stage, width=8 * (n + 1), blocks=2, options=kept) for n, stage in enumerate(whole.stages[:2]))
     head = replace(whole.head, width=16 if whole.head.width else 0, dropout=dropout)
     return replace(whole, stem=replace(whole.stem, width=8), stages=stages, head=head, widths=(0.5, 1.0, 1.5), divisor=4)

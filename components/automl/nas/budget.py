@@ -155,6 +155,8 @@ def _block(shape: BlockShape) -> tuple[int, int]:
     if shape.kind == "inverted":
         parts = [_conv(shape.inputs, hidden, before), _conv(area, hidden, after), _conv(hidden, shape.outputs, after)]
         parts.append((2 * hidden * shape.gate + hidden + shape.gate, 2 * hidden * shape.gate) if shape.gate else (0, 0))
+    elif shape.kind == "plain":
+        parts = [_conv(area * shape.inputs, shape.outputs, after)]
     elif shape.kind == "bottleneck":
         parts = [_conv(shape.inputs, hidden, before), _conv(area * hidden, hidden, after), _conv(hidden, shape.outputs, after)]
     else:

@@ -45,7 +45,8 @@ def write(graph: OnnxGraph, x: str, module: nn.Module) -> str:
         y = x
         for part in (module.expand, module.spatial, module.project):
             y = write(graph, y, part)
-        return _activated(graph, graph.add("Add", write(graph, x, module.shortcut), y), module.shape.activation)
+        y = graph.add("Add", write(graph, x, module.shortcut), y) if module.shape.adds else y
+        return _activated(graph, y, module.shape.activation)
     if isinstance(module, Classes):
         mean = graph.add("ReduceMean", write(graph, x, module.widen), axes=[2, 3], keepdims=0)
         return graph.dense(mean, array(module.out.weight), array(module.out.bias))

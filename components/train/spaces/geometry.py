@@ -53,9 +53,14 @@ class BlockShape:
         return self.stride == (1, 1) and self.inputs == self.outputs
 
     @property
+    def adds(self) -> bool:
+        """Whether the input is added to what the convolutions make of it."""
+        return self.keeps or self.projects
+
+    @property
     def projects(self) -> bool:
-        """Whether the input is projected by a 1x1 convolution to be added; MobileNet adds nothing there."""
-        return self.kind != "inverted" and not self.keeps
+        """Whether the input is projected by a 1x1 convolution to be added; MobileNet and plain blocks add nothing there."""
+        return self.kind in ("bottleneck", "basic") and not self.keeps
 
 
 @dataclass(frozen=True)

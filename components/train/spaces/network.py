@@ -118,7 +118,8 @@ class Inverted(nn.Module):
 class Residual(nn.Module):
     """ResNet's blocks (He et al., arXiv 1512.03385): input and inner convolutions are added, then activated.
 
-    `bottleneck` is 1x1, k x k, 1x1, with the stride at the k x k; `basic` is k x k twice, with the stride at the first.
+    `bottleneck` is 1x1, k x k, 1x1, with the stride at the k x k; `basic` is k x k twice, with the stride at the first; `plain` is one
+    k x k, to which no input of another shape is added.
     """
 
     def __init__(self, shape: BlockShape) -> None:
@@ -130,13 +131,17 @@ class Residual(nn.Module):
             inner = hidden
         else:
             self.expand = nn.Identity()
-        self.spatial = ConvNorm(inner, hidden, kernel, stride=shape.stride, activation=kind)
-        self.project = ConvNorm(hidden, shape.outputs, 1 if shape.kind == "bottleneck" else kernel)
+        if shape.kind == "plain":
+            self.spatial: nn.Module = nn.Identity()
+            self.project = ConvNorm(inner, shape.outputs, kernel, stride=shape.stride)
+        else:
+            self.spatial = ConvNorm(inner, hidden, kernel, stride=shape.stride, activation=kind)
+            self.project = ConvNorm(hidden, shape.outputs, 1 if shape.kind == "bottleneck" else kernel)
         self.shortcut: nn.Module = ConvNorm(shape.inputs, shape.outputs, 1, stride=shape.stride) if shape.projects else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.project(self.spatial(self.expand(x)))
-        return activated(self.shortcut(x) + y, self.shape.activation)
+        return activated(self.shortcut(x) + y if self.shape.adds else y, self.shape.activation)
 
 
 class Classes(nn.Module):

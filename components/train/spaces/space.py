@@ -18,7 +18,7 @@ from components.core.errors import ConfigError, DataError
 
 __all__ = ["SKIP", "Activation", "Architecture", "Block", "Head", "Kind", "Option", "Space", "Stage", "Stem"]
 
-Kind = Literal["inverted", "bottleneck", "basic"]
+Kind = Literal["inverted", "bottleneck", "basic", "plain"]
 Activation = Literal["relu", "hard_swish"]
 
 
@@ -28,7 +28,7 @@ class Option:
 
     Attributes:
         kernel: Of the convolution over space; odd.
-        expansion: The block's inner width: times its input's (`inverted`) or its output's (`bottleneck`, `basic`).
+        expansion: The block's inner width: times its input's (`inverted`) or its output's (`bottleneck`, `basic`); `plain` has none.
         se: Whether a squeeze-and-excitation gate (Hu et al., arXiv 1709.01507) follows the convolution over space.
         skip: The block is left out; the other fields then mean nothing.
     """
@@ -82,7 +82,7 @@ class Stage:
         blocks: At most so many.
         options: What a block may be, `SKIP` left out.
         kind: `inverted`: MobileNet's (1x1, depthwise, 1x1). `bottleneck`: ResNet-50's (1x1, k x k, 1x1).
-            `basic`: ResNet-18's (k x k, k x k).
+            `basic`: ResNet-18's (k x k, k x k). `plain`: one k x k; its input is added where the shape stays.
     """
 
     width: int
@@ -152,6 +152,8 @@ class Space:
                     f"space {self.name}: a stage has the options {[str(o) for o in options]}",
                     do="give each option once, odd kernels, expansions above 0, and leave SKIP out: every block but the first gets it",
                 )
+            if stage.kind == "plain" and any(option.expansion != 1.0 for option in options):
+                raise ConfigError(f"space {self.name}: plain blocks have no inner width", do="leave their expansion at 1")
             if stage.kind != "inverted" and any(option.se for option in options):
                 raise ConfigError(f"space {self.name}: {stage.kind} blocks have no gate", do="use se with inverted blocks only")
 
