@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,24 @@ __all__ = ["add_conv", "add_gru", "array"]
 Floats = NDArray[np.float64]
 
 
-def add_conv(graph: OnnxGraph, x: str, conv: Any, norm: Any) -> str:
-    """Add a convolution, with or without a bias, and the batch norm after it; returns the output's name."""
+def add_conv(graph: OnnxGraph, x: str, conv: Any, norm: Any, pool: Sequence[int] | None = None) -> str:
+    """Add a convolution, with or without a bias, and the batch norm after it; returns the output's name.
+
+    With a maximum over so many rows and columns between them, the norm stays: where it turns the sign, it does not go through a maximum.
+    """
     scale = array(norm.weight) / np.sqrt(array(norm.running_var) + norm.eps)
     weight = array(conv.weight)
-    weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     before = 0.0 if conv.bias is None else array(conv.bias)
     bias = (before - array(norm.running_mean)) * scale + array(norm.bias)
+    if pool is None:
+        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     shape = {"kernel_shape": list(conv.kernel_size), "strides": list(conv.stride), "pads": [int(p) for p in conv.padding] * 2}
-    return graph.add("Conv", x, graph.weight(weight), graph.weight(bias), group=conv.groups, **shape)
+    if pool is None:
+        return graph.add("Conv", x, graph.weight(weight), graph.weight(bias), group=conv.groups, **shape)
+    y = graph.add("Conv", x, graph.weight(weight), group=conv.groups, **shape)
+    y = graph.add("MaxPool", y, kernel_shape=list(pool), strides=list(pool), ceil_mode=1)
+    after = (-1, *[1] * (weight.ndim - 2))
+    return graph.add("Add", graph.add("Mul", y, graph.weight(scale.reshape(after))), graph.weight(bias.reshape(after)))
 
 
 def add_gru(graph: OnnxGraph, x_TND: str, gru: nn.GRU) -> str:

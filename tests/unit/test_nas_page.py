@@ -79,8 +79,9 @@ class TestEverySpace:
         assert drawn.count("class='layer skipped'") == len(shape.blocks) - len(kept)
         assert drawn.count("class='gate'") == sum(bool(block.gate) for block in kept)
         for block in kept:
-            assert f">{block.kernel} × {block.kernel}, expansion " in drawn
-            assert f">inner width {block.hidden}" in drawn
+            plain, kernel = block.kind == "plain", f"{block.kernel} × {block.kernel}"
+            assert (f">conv {kernel}<" if plain else f">{kernel}, expansion ") in drawn
+            assert (f">{block.inputs} → {block.outputs}" if plain else f">inner width {block.hidden}") in drawn
         assert f"{shape.head.inputs} channels, {shape.head.rows} × {shape.head.columns}" in drawn
         assert f"<title>The network {done.space.describe(done.found.architecture)}</title>" in drawn
 

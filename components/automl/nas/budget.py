@@ -144,7 +144,8 @@ def _row(layer: Layer, latency: Latency | None) -> NDArray[np.int64]:
 
 
 def _stem(shape: StemShape) -> tuple[int, int]:
-    return _conv(9 * shape.inputs, shape.outputs, _pixels(shape.rows, shape.columns, shape.stride))
+    stride = (1, 1) if shape.pooled else shape.stride
+    return _conv(9 * shape.inputs, shape.outputs, _pixels(shape.rows, shape.columns, stride))
 
 
 def _block(shape: BlockShape) -> tuple[int, int]:
@@ -155,12 +156,10 @@ def _block(shape: BlockShape) -> tuple[int, int]:
     if shape.kind == "inverted":
         parts = [_conv(shape.inputs, hidden, before), _conv(area, hidden, after), _conv(hidden, shape.outputs, after)]
         parts.append((2 * hidden * shape.gate + hidden + shape.gate, 2 * hidden * shape.gate) if shape.gate else (0, 0))
-    elif shape.kind == "plain":
-        parts = [_conv(area * shape.inputs, shape.outputs, after)]
     elif shape.kind == "bottleneck":
         parts = [_conv(shape.inputs, hidden, before), _conv(area * hidden, hidden, after), _conv(hidden, shape.outputs, after)]
     else:
-        parts = [_conv(area * shape.inputs, hidden, after), _conv(area * hidden, shape.outputs, after)]
+        parts = [_conv(area * shape.inputs, shape.outputs, before)]
     if shape.projects:
         parts.append(_conv(shape.inputs, shape.outputs, after))
     return sum(params for params, _ in parts), sum(macs for _, macs in parts)

@@ -85,7 +85,7 @@ def _columns(space: Space, architecture: Architecture) -> list[_Column]:
 def _stem(shape: StemShape) -> tuple[_Box, ...]:
     size = _size(shape.inputs, shape.rows, shape.columns)
     first = _Box("input", size, f"input: {size}")
-    stride = "" if shape.stride == (1, 1) else f", stride {_by(*shape.stride)}"
+    stride = "" if shape.stride == (1, 1) else f", {'maximum' if shape.pooled else 'stride'} {_by(*shape.stride)}"
     second = f"{shape.inputs} → {shape.outputs}{stride}"
     return first, _Box("conv 3 × 3", second, f"conv 3 × 3: {second}")
 
@@ -93,14 +93,16 @@ def _stem(shape: StemShape) -> tuple[_Box, ...]:
 def _block(shape: BlockShape, option: Option, after: BlockShape | HeadShape, name: str) -> _Box:
     if shape.skip:
         return _Box("skipped", "", f"block {name}: left out", "skipped")
+    kernel, opacity = _by(shape.kernel, shape.kernel), _SHADES.get(shape.kernel, max(_SHADES.values()))
+    sizes = f"{_size(shape.inputs, shape.rows, shape.columns)} to {_size(shape.outputs, after.rows, after.columns)}"
+    if shape.kind == "plain":
+        pool = "" if shape.stride == (1, 1) else f", maximum {_by(*shape.stride)}"
+        title = f"block {name} (plain): conv {kernel}{pool}, {sizes}"
+        return _Box(f"conv {kernel}", f"{shape.inputs} → {shape.outputs}{pool}", title, "block", opacity)
     gate = f"squeeze-and-excitation gate {shape.gate} wide, " if shape.gate else ""
-    kernel, wider = _by(shape.kernel, shape.kernel), f"expansion {option.expansion:g}"
-    title = (
-        f"block {name} ({shape.kind}): kernel {kernel}, {wider} (inner width {shape.hidden}), "
-        f"{gate}{_size(shape.inputs, shape.rows, shape.columns)} to {_size(shape.outputs, after.rows, after.columns)}"
-    )
+    wider = f"expansion {option.expansion:g}"
+    title = f"block {name} ({shape.kind}): kernel {kernel}, {wider} (inner width {shape.hidden}), {gate}{sizes}"
     inner = f"inner width {shape.hidden}" + (f", se {shape.gate}" if shape.gate else "")
-    opacity = _SHADES.get(shape.kernel, max(_SHADES.values()))
     return _Box(f"{kernel}, {wider}", inner, title, "block", opacity, bool(shape.gate))
 
 

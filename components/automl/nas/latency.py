@@ -158,7 +158,7 @@ def _run(content: bytes, layer: Layer) -> Run:
 
 def _module(layer: Layer) -> nn.Module:
     if isinstance(layer, StemShape):
-        return ConvNorm(layer.inputs, layer.outputs, 3, stride=layer.stride, activation=layer.activation)
+        return ConvNorm(layer.inputs, layer.outputs, 3, stride=layer.stride, activation=layer.activation, pooled=layer.pooled)
     if isinstance(layer, BlockShape):
         return block_module(layer)
     return Line(layer) if layer.kind == "line" else Classes(layer)

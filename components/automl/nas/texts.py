@@ -17,7 +17,7 @@ from components.core.errors import DataError
 from components.evaluate.metrics import edit_distance
 from components.model.text_line import decode
 from components.train.augment import augmented
-from components.train.lines import Line, Lines, batches, ctc, padded
+from components.train.lines import Line, Lines, batches, channels_last, ctc, padded
 
 __all__ = ["Texts"]
 
@@ -62,12 +62,13 @@ class Texts:
         if draw is None:
             ordered = sorted(lines, key=lambda line: line[0].shape[1])  # little padding
             for start in range(0, len(ordered), self.batch):
-                yield _together(ordered[start : start + self.batch])
+                x, codes = _together(ordered[start : start + self.batch])
+                yield channels_last(x), codes
             return
         for chosen in batches(lines, min(self.batch, len(lines)), draw):
             if len(chosen) == min(self.batch, len(lines)):
                 x, codes = _together(chosen)
-                yield (augmented(x, self.augment, draw) if part == "train" else x), codes
+                yield channels_last(augmented(x, self.augment, draw) if part == "train" else x), codes
 
     def loss(self, outputs: Tensor, target: Any) -> Tensor:
         """Return the CTC loss of (N, T, C) log-probabilities."""

@@ -5,12 +5,14 @@ Shapes as in `components.train.spaces.network`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from torch import nn
 
 from components.train.onnx_graph import OnnxGraph
 from components.train.onnx_layers import add_conv, add_gru, array
-from components.train.spaces.network import Classes, ConvNorm, Gate, Inverted, Line, Network, Residual
+from components.train.spaces.network import Bottleneck, Classes, ConvNorm, Gate, Inverted, Line, Network, Plain
 
 __all__ = ["to_onnx", "write"]
 
@@ -33,30 +35,32 @@ def write(graph: OnnxGraph, x: str, module: nn.Module) -> str:
     if isinstance(module, nn.Identity):
         return x
     if isinstance(module, ConvNorm):
-        return _activated(graph, add_conv(graph, x, module.conv, module.norm), module.activation)
+        return _activated(graph, add_conv(graph, x, module.conv, module.norm, module.pool), module.activation)
     if isinstance(module, Gate):
         return _gate(graph, x, module)
     if isinstance(module, Inverted):
-        y = x
-        for part in (module.expand, module.spatial, module.gate, module.project):
-            y = write(graph, y, part)
+        y = _through(graph, x, (module.expand, module.spatial, module.gate, module.project))
         return graph.add("Add", x, y) if module.shape.keeps else y
-    if isinstance(module, Residual):
-        y = x
-        for part in (module.expand, module.spatial, module.project):
-            y = write(graph, y, part)
-        y = graph.add("Add", write(graph, x, module.shortcut), y) if module.shape.adds else y
-        return _activated(graph, y, module.shape.activation)
+    if isinstance(module, Bottleneck):
+        y = _through(graph, x, (module.expand, module.spatial, module.project))
+        return _activated(graph, graph.add("Add", write(graph, x, module.shortcut), y), module.shape.activation)
+    if isinstance(module, Plain):
+        y = write(graph, x, module.project)
+        return _activated(graph, graph.add("Add", x, y) if module.shape.keeps else y, module.shape.activation)
     if isinstance(module, Classes):
         mean = graph.add("ReduceMean", write(graph, x, module.widen), axes=[2, 3], keepdims=0)
         return graph.dense(mean, array(module.out.weight), array(module.out.bias))
     if isinstance(module, Line):
         return _line(graph, x, module)
     if isinstance(module, Network):
-        for part in (module.stem, *module.blocks, module.head):
-            x = write(graph, x, part)
-        return x
+        return _through(graph, x, (module.stem, *module.blocks, module.head))
     raise TypeError(f"{type(module).__name__} can't be written")
+
+
+def _through(graph: OnnxGraph, x: str, modules: Iterable[nn.Module]) -> str:
+    for module in modules:
+        x = write(graph, x, module)
+    return x
 
 
 def _gate(graph: OnnxGraph, x: str, gate: Gate) -> str:

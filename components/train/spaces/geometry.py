@@ -15,7 +15,7 @@ _GATE_SHARE = 0.25  # MobileNetV3: the gate's inner width is a quarter of what i
 
 @dataclass(frozen=True)
 class StemShape:
-    """The first convolution, 3x3, on an input of `rows` x `columns`."""
+    """The first convolution, 3x3, on an input of `rows` x `columns`; see `Stem`."""
 
     inputs: int
     outputs: int
@@ -23,6 +23,7 @@ class StemShape:
     activation: Activation
     rows: int
     columns: int
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,9 @@ class BlockShape:
         return self.stride == (1, 1) and self.inputs == self.outputs
 
     @property
-    def adds(self) -> bool:
-        """Whether the input is added to what the convolutions make of it."""
-        return self.keeps or self.projects
-
-    @property
     def projects(self) -> bool:
-        """Whether the input is projected by a 1x1 convolution to be added; MobileNet and plain blocks add nothing there."""
-        return self.kind in ("bottleneck", "basic") and not self.keeps
+        """Whether the input is projected by a 1x1 convolution to be added; other kinds than ResNet's add nothing there."""
+        return self.kind == "bottleneck" and not self.keeps
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ def option_shapes(space: Space, width: int) -> tuple[tuple[BlockShape, ...], ...
 def _geometry(space: Space, multiplier: float, options: list[tuple[Option, ...]]) -> Geometry:
     channels, rows, columns = space.input
     width = _scaled(space, space.stem.width * multiplier)
-    stem = StemShape(channels, width, space.stem.stride, space.stem.activation, rows, columns)
+    stem = StemShape(channels, width, space.stem.stride, space.stem.activation, rows, columns, space.stem.pooled)
     rows, columns = _strided(rows, columns, stem.stride)
     shapes: list[BlockShape] = []
     for stage in space.stages:

@@ -1,7 +1,7 @@
-"""Readers of text lines: more and other convolutions than CRNN's (arXiv 1507.05717), which they add to what came before; an elastic head.
+"""Readers of text lines: the convolutions of CRNN (arXiv 1507.05717), more of them, of other widths and kernels; an elastic head.
 
-Columns are halved twice, as `components.train.lines.STRIDE` asks; rows three times. The stem sees the line as it is: one that halves it at once
-costs a tenth of the lines. Widths are multiples of 16, for which a CPU's kernels are made.
+Columns are halved twice, as `components.train.lines.STRIDE` asks, rows four times, which leaves parameters for convolutions; by maxima:
+strides cost a tenth of the lines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["recognizer"]
 
 
 def recognizer(inputs: tuple[int, int, int], classes: int) -> Space:
-    """Return the space: kernel 3 or 5; three stages of 1 to 3 convolutions; four widths.
+    """Return the space: kernel 3 or 5; three stages of one or two convolutions; seven widths.
 
     Args:
         inputs: Channels and rows of a line, and the columns for which costs are counted.
@@ -23,13 +23,12 @@ def recognizer(inputs: tuple[int, int, int], classes: int) -> Space:
         name="recognizer",
         input=inputs,
         classes=classes,
-        stem=Stem(16),
+        stem=Stem(16, (2, 2), pooled=True),
         stages=(
-            Stage(32, (2, 2), 3, options, "plain"),
-            Stage(64, (2, 2), 3, options, "plain"),
-            Stage(64, (2, 1), 3, options, "plain"),
+            Stage(32, (2, 2), 2, options, "plain"),
+            Stage(64, (2, 1), 2, options, "plain"),
+            Stage(64, (2, 1), 2, options, "plain"),
         ),
-        head=Head("line", 112, 0.1),
-        widths=(0.5, 0.75, 1.0, 1.25),
-        divisor=16,
+        head=Head("line", 96, 0.1),
+        widths=(0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25),
     )

@@ -18,7 +18,7 @@ from components.core.errors import ConfigError, DataError
 
 __all__ = ["SKIP", "Activation", "Architecture", "Block", "Head", "Kind", "Option", "Space", "Stage", "Stem"]
 
-Kind = Literal["inverted", "bottleneck", "basic", "plain"]
+Kind = Literal["inverted", "bottleneck", "plain"]
 Activation = Literal["relu", "hard_swish"]
 
 
@@ -28,7 +28,7 @@ class Option:
 
     Attributes:
         kernel: Of the convolution over space; odd.
-        expansion: The block's inner width: times its input's (`inverted`) or its output's (`bottleneck`, `basic`); `plain` has none.
+        expansion: The block's inner width: times its input's (`inverted`) or its output's (`bottleneck`); `plain` has none.
         se: Whether a squeeze-and-excitation gate (Hu et al., arXiv 1709.01507) follows the convolution over space.
         skip: The block is left out; the other fields then mean nothing.
     """
@@ -65,11 +65,13 @@ class Stem:
     Attributes:
         width: Channels at multiplier 1.
         stride: Rows, columns.
+        pooled: Whether all pixels are convolved, and the stride is that of a maximum after it.
     """
 
     width: int
     stride: tuple[int, int] = (1, 1)
     activation: Activation = "relu"
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Stage:
         stride: Rows, columns, of the first block.
         blocks: At most so many.
         options: What a block may be, `SKIP` left out.
-        kind: `inverted`: MobileNet's (1x1, depthwise, 1x1). `bottleneck`: ResNet-50's (1x1, k x k, 1x1).
-            `basic`: ResNet-18's (k x k, k x k). `plain`: one k x k; its input is added where the shape stays.
+        kind: `inverted`: MobileNet's (1x1, depthwise, 1x1). `bottleneck`: ResNet-50's (1x1, k x k, 1x1). `plain`: VGG's, one k x k
+            at all pixels and a maximum over as many as the stride says; its input is added where the shape stays.
     """
 
     width: int
