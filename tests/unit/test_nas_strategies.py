@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.automl.nas.budget import Limits, cost
-from components.automl.nas.mixing import Alphas, Mixing, train_superposed
+from components.automl.nas.mixing import Alphas, Mixing, Scores, train_superposed
 from components.automl.nas.problem import Images, Split, score
-from components.automl.nas.strategies import Budget, Darts, Evolutionary, Gradient, Meter, Random, SearchTask, strategy
+from components.automl.nas.strategies import Budget, Darts, Effects, Evolutionary, Gradient, Meter, Random, SearchTask, strategy
 from components.automl.nas.strategies.base import drawn, nearest
+from components.automl.nas.strategies.effects import main_effects
 from components.automl.nas.supernet import Supernet
 from components.automl.nas.training import Draws, Fitting, inherited_score, rate, sandwich, seeded, single_path, standalone, train_supernet
 from components.core.errors import ConfigError, DataError
@@ -98,6 +99,11 @@ class StrategyContract:
         assert task().limits.allow(cost(SPACE, found.architecture))
 
 
+def summed(worth: Scores, architecture: Architecture) -> float:
+    options = zip(worth.blocks, architecture.options, strict=True)
+    return worth.widths[architecture.width] + sum(row[option] for row, option in options)
+
+
 class TestGradient(StrategyContract):
     @pytest.fixture(params=["softmax", "dirichlet"])
     def made(self, request: pytest.FixtureRequest) -> Any:
@@ -146,6 +152,32 @@ class TestEvolutionary(StrategyContract):
         assert narrow.limits.allow(cost(SPACE, found.architecture))
         again = replace(narrow, start=supernet.state_dict()).supernet()
         assert all(torch.equal(value, supernet.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+class TestEffects(StrategyContract):
+    @pytest.fixture
+    def made(self) -> Any:
+        return Effects(SHORT, single_path, judged=8, batches=2)
+
+    def test_it_finds_the_best_sum_of_what_options_are_worth(self, made: Any) -> None:
+        given_task = task()
+        found = made.search(given_task, Budget())
+        worth = main_effects(SPACE, found.ranking)
+        allowed = [architecture for architecture in ALL if given_task.limits.allow(COSTS[architecture])]
+        assert summed(worth, found.architecture) == pytest.approx(max(summed(worth, each) for each in allowed))
+
+    @given(st.lists(st.sampled_from(ALL), min_size=1, unique=True), st.integers(0, 999))
+    def test_effects_are_those_that_made_the_scores(self, some: list[Architecture], seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        true = Scores(tuple(tuple(draw.random(len(block.options)).tolist()) for block in SPACE.blocks), (0.0, float(draw.random())))
+        every = main_effects(SPACE, {each: summed(true, each) for each in ALL})
+        for found, made in zip((*every.blocks, every.widths), (*true.blocks, true.widths), strict=True):
+            assert np.argsort(found).tolist() == np.argsort(made).tolist()
+            assert (np.abs(found) <= np.abs(np.subtract(made, np.mean(made))) + 1e-9).all()  # every option begins at the mean
+        fewer = main_effects(SPACE, {each: summed(true, each) for each in some})
+        assert len(fewer.widths) == len(SPACE.widths)
+        seen = [{each.options[place] for each in some} for place in range(2)]
+        assert all(fewer.blocks[place][option] == 0 for place in range(2) for option in {0, 1, 2} - seen[place])
 
 
 class TestRandom(StrategyContract):

@@ -21,8 +21,8 @@ from components.automl.nas.budget import Limits, cost
 from components.automl.nas.latency import table
 from components.automl.nas.problem import stream
 from components.automl.nas.searched import Judged, Searched
-from components.automl.nas.strategies import Budget, Evolutionary, Found, Gradient, Meter, Random, SearchTask
-from components.automl.nas.strategies.evolutionary import calibration
+from components.automl.nas.strategies import Budget, Effects, Found, Gradient, Meter, Random, SearchTask
+from components.automl.nas.strategies.on_supernet import calibration
 from components.automl.nas.strategies.random import trained
 from components.automl.nas.supernet import Supernet, recalibrate
 from components.automl.nas.texts import Texts
@@ -142,7 +142,7 @@ def _found(task: SearchTask, given: Nas, seconds: float) -> tuple[Found, float]:
         found = Gradient(fitting).search(task, Budget(seconds))
         return found, found.cpu_s
     fitting = _affordable(task, fitting, _RULES[given.strategy], _FITTED_SHARE * seconds)
-    strategy = Evolutionary(fitting, _rule(given.strategy, round(_LARGEST_SHARE * fitting.steps(task.problem))), judged=given.judged)
+    strategy = Effects(fitting, _rule(given.strategy, round(_LARGEST_SHARE * fitting.steps(task.problem))), judged=given.judged)
     meter = Meter(Budget(_FITTED_SHARE * seconds))
     supernet = strategy.trained(task, meter)
     spent_s = meter.spent_s

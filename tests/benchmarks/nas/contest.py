@@ -25,9 +25,9 @@ from components.automl import nas
 from components.automl.nas.budget import Limits
 from components.automl.nas.darts import Steps
 from components.automl.nas.mixing import Mixing
-from components.automl.nas.strategies import Budget, Darts, Evolutionary, Found, Gradient, Meter, Random, SearchTask
+from components.automl.nas.strategies import Budget, Darts, Effects, Evolutionary, Found, Gradient, Meter, Random, SearchTask
 from components.automl.nas.strategies.base import chosen, drawn
-from components.automl.nas.strategies.evolutionary import calibration
+from components.automl.nas.strategies.on_supernet import OnSupernet, calibration
 from components.automl.nas.supernet import Supernet
 from components.automl.nas.training import Fitting, inherited_score, sandwich, single_path
 from components.core.artifacts import digest_of
@@ -44,11 +44,12 @@ _DECIDES = ("training", "mixing", "darts", "problem", "supernet", "superposition
 _OF_NETWORKS = ("network", "geometry", "space")
 _SHORT = 0.1  # of the usual epochs, in the world that only shows that everything runs
 
-Strategy = Gradient | Darts | Evolutionary
+Strategy = Gradient | Darts | OnSupernet
 
 SYSTEMS: Mapping[str, Callable[[float], Strategy]] = {
-    "single path": lambda share: Evolutionary(Fitting(5 * share), single_path, judged=40, batches=8, calibrating=2),
-    "sandwich": lambda share: Evolutionary(Fitting(3 * share), sandwich, judged=40, batches=8, calibrating=2),
+    "single path": lambda share: Effects(Fitting(5 * share), single_path, judged=80, batches=16, calibrating=2),
+    "single path, evolution": lambda share: Evolutionary(Fitting(5 * share), single_path, judged=40, batches=8, calibrating=2),
+    "sandwich": lambda share: Effects(Fitting(3 * share), sandwich, judged=80, batches=16, calibrating=2),
     "superposition": lambda share: Gradient(Fitting(4 * share), Mixing("dirichlet")),
     "DARTS, first order": lambda share: Darts(Steps(1, alpha_lr=3e-3), 10 * share),
     "DARTS, second order": lambda share: Darts(Steps(2, alpha_lr=3e-3), 10 * share),
@@ -130,7 +131,7 @@ class Contest:
         strategy = SYSTEMS[system](1.0 if self.world.hours else _SHORT)
         task = self._task(seed, Limits())
         tasks = {share: replace(task, limits=limits) for share, limits in self.limits().items()}
-        if isinstance(strategy, Evolutionary):
+        if isinstance(strategy, OnSupernet):
             meter = Meter(Budget())
             trained = strategy.trained(task, meter)
             spent_s = meter.spent_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from components.automl.nas.strategies.base import Budget, Found, Meter, Moment, SearchTask, Strategy
+from components.automl.nas.strategies.effects import Effects
 from components.automl.nas.strategies.evolutionary import Evolutionary
 from components.automl.nas.strategies.gradient import Darts, Gradient
 from components.automl.nas.strategies.random import Random
@@ -14,6 +15,7 @@ __all__ = [
     "STRATEGIES",
     "Budget",
     "Darts",
+    "Effects",
     "Evolutionary",
     "Found",
     "Gradient",
@@ -25,7 +27,13 @@ __all__ = [
     "strategy",
 ]
 
-STRATEGIES: Mapping[str, Callable[[], Strategy]] = {"evolutionary": Evolutionary, "gradient": Gradient, "random": Random, "darts": Darts}
+STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
+    "effects": Effects,
+    "evolutionary": Evolutionary,
+    "gradient": Gradient,
+    "random": Random,
+    "darts": Darts,
+}
 
 
 def strategy(name: str) -> Strategy:
