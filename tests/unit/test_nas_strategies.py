@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from components.automl.nas.budget import Limits, cost
 from components.automl.nas.mixing import Alphas, Mixing, Scores, train_superposed
-from components.automl.nas.problem import Images, Split, score
+from components.automl.nas.problem import Images, Split, likelihood, score
 from components.automl.nas.strategies import Budget, Darts, Effects, Evolutionary, Gradient, Meter, Random, SearchTask, strategy
 from components.automl.nas.strategies.base import drawn, nearest
 from components.automl.nas.strategies.effects import main_effects
@@ -347,6 +347,15 @@ def test_images_that_are_too_few() -> None:
         Images(few, few, batch=4)
     with pytest.raises(DataError, match="nothing to judge by"):
         score(lambda x: x, [], gratings())
+    with pytest.raises(DataError, match="nothing to judge by"):
+        likelihood(lambda x: x, [], gratings())
+
+
+def test_likelihood_is_the_geometric_mean_of_what_is_given_to_the_truth() -> None:
+    rows, truth = torch.tensor([[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]), torch.tensor([0, 0, 1])
+    parts = [(rows[:2], truth[:2]), (rows[2:], truth[2:])]  # the last batch is smaller, its item counts as much
+    assert likelihood(torch.log, parts, gratings()) == pytest.approx((0.7 * 0.4 * 0.1) ** (1 / 3))
+    assert likelihood(lambda x: torch.log(x.roll(1, 1)), parts, gratings()) == pytest.approx((0.3 * 0.6 * 0.9) ** (1 / 3))
 
 
 def test_an_epoch_has_every_image_once_and_whole_batches() -> None:

@@ -42,7 +42,7 @@ def _header(searched: Searched, title: str) -> str:
     found, phases = searched.found, (("supernet", searched.supernet_s), ("search", searched.search_s), ("sample", searched.sample_s))
     spent, whole = _listed([f"{name} {_seconds(seconds)}" for name, seconds in phases]), math.fsum(seconds for _, seconds in phases)
     begun = "It began from nothing" if searched.start is None else f"It went on from the supernet of {escape(searched.start)}"
-    entries = [("inherited score", number(found.inherited), "validation, with the supernet's weights")]
+    entries = [("inherited score", number(found.inherited), "how likely the truth is, with the supernet's weights")]
     if found.alone is not None:
         entries.append(("score alone", number(found.alone), "validation, trained from nothing"))
     for name, figure, limit, share in _used(searched):

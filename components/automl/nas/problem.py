@@ -5,6 +5,7 @@ Shapes: N items of a batch, C classes. Outputs have C last: (N, C) for images, (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from components.core.errors import DataError
 
-__all__ = ["Batch", "Images", "Part", "Problem", "Split", "score", "stream"]
+__all__ = ["Batch", "Images", "Part", "Problem", "Split", "likelihood", "score", "stream"]
 
 Part = Literal["train", "validation"]
 Batch = tuple[Tensor, Any]
@@ -118,3 +119,20 @@ def score(answer: Callable[[Tensor], Tensor], batches: Iterable[Batch], problem:
     if not total:
         raise DataError("there is nothing to judge by", do="give validation items")
     return right / total
+
+
+def likelihood(answer: Callable[[Tensor], Tensor], batches: Iterable[Batch], problem: Problem) -> float:
+    """Return exp(-mean loss): the geometric mean of the probability that is given to what is right, 0 to 1.
+
+    A few hundred items order networks better by it than by the share that is right, which knows of each item only on which side it fell.
+
+    Raises:
+        DataError: There are no items.
+    """
+    total, items = 0.0, 0
+    with torch.inference_mode():
+        for x, target in batches:
+            total, items = total + len(x) * float(problem.loss(answer(x), target)), items + len(x)
+    if not items:
+        raise DataError("there is nothing to judge by", do="give validation items")
+    return math.exp(-total / items)

@@ -19,8 +19,8 @@ class Judged:
     """An architecture that the search looked at.
 
     Attributes:
-        inherited: Its validation score with the supernet's weights, 0 to 1.
-        alone: Its validation score when trained from nothing, where it was.
+        inherited: How likely the truth is on validation items with the supernet's weights, 0 to 1; see `inherited_score`.
+        alone: The share of validation items that are right when it is trained from nothing, where it was.
     """
 
     architecture: Architecture

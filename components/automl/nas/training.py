@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from components.automl.nas.problem import Batch, Problem, score, stream
+from components.automl.nas.problem import Batch, Problem, likelihood, score, stream
 from components.automl.nas.supernet import Supernet, recalibrate
 from components.train.adamw import AdamW
 from components.train.spaces.network import network
@@ -143,7 +143,7 @@ def train_supernet(
 def inherited_score(
     supernet: Supernet, architecture: Architecture, problem: Problem, calibration: Sequence[Tensor], batches: int | None = None
 ) -> float:
-    """Return the validation score of an architecture with the supernet's weights.
+    """Return how likely the truth is on validation items to an architecture with the supernet's weights; see `likelihood`.
 
     Args:
         calibration: Batches of training inputs that the statistics of its batch norms are taken from.
@@ -151,7 +151,7 @@ def inherited_score(
     """
     recalibrate(supernet, architecture, calibration)
     supernet.eval()
-    return score(lambda x: supernet(x, architecture), islice(problem.batches("validation"), batches), problem)
+    return likelihood(lambda x: supernet(x, architecture), islice(problem.batches("validation"), batches), problem)
 
 
 def descend(

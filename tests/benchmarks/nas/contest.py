@@ -13,7 +13,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from components.automl.nas.strategies import Budget, Darts, Effects, Evolutionar
 from components.automl.nas.strategies.base import chosen, drawn
 from components.automl.nas.strategies.on_supernet import OnSupernet, calibration
 from components.automl.nas.supernet import Supernet
-from components.automl.nas.training import Fitting, inherited_score, sandwich, single_path
+from components.automl.nas.training import Fitting, inherited_score, single_path
 from components.core.artifacts import digest_of
 from components.train import spaces
 from components.train.spaces.space import Architecture
@@ -40,22 +40,30 @@ SHARES = (0.25, 0.5, 0.75)
 """Of the architectures are within the limit of MACs: three limits a seed."""
 RANKED = 100
 """Architectures whose order by inherited weights is compared with the truth's."""
-_DECIDES = ("training", "mixing", "darts", "problem", "supernet", "superposition", "entangled")
+_VERSION = 1
+"""Raise it when what a run keeps changes: every run becomes stale."""
+_SHARED = ("problem", "training", "knapsack", "selection", "strategies/base")
+_DECIDES: Mapping[type, tuple[str, ...]] = {
+    Darts: ("darts", "strategies/gradient"),
+    Gradient: ("mixing", "supernet", "superposition", "entangled", "strategies/gradient"),
+    Effects: ("supernet", "entangled", "strategies/on_supernet", "strategies/effects"),
+    Evolutionary: ("supernet", "entangled", "strategies/on_supernet", "strategies/evolutionary"),
+}
+"""Modules that a kind of strategy is made of: when one changes, its runs are stale, and no others."""
 _OF_NETWORKS = ("network", "geometry", "space")
 _SHORT = 0.1  # of the usual epochs, in the world that only shows that everything runs
 
 Strategy = Gradient | Darts | OnSupernet
 
 SYSTEMS: Mapping[str, Callable[[float], Strategy]] = {
-    "single path": lambda share: Effects(Fitting(5 * share), single_path, judged=80, batches=16, calibrating=2),
-    "single path, evolution": lambda share: Evolutionary(Fitting(5 * share), single_path, judged=40, batches=8, calibrating=2),
-    "sandwich": lambda share: Effects(Fitting(3 * share), sandwich, judged=80, batches=16, calibrating=2),
+    "single path": lambda share: Effects(Fitting(2 * share), single_path, judged=50, batches=8, calibrating=1),
+    "single path, evolution": lambda share: Evolutionary(Fitting(2 * share), single_path, judged=50, batches=8, calibrating=1),
     "superposition": lambda share: Gradient(Fitting(4 * share), Mixing("dirichlet")),
-    "DARTS, first order": lambda share: Darts(Steps(1, alpha_lr=3e-3), 10 * share),
-    "DARTS, second order": lambda share: Darts(Steps(2, alpha_lr=3e-3), 10 * share),
+    "DARTS, first order": lambda share: Darts(Steps(1, alpha_lr=3e-3), 4 * share),
+    "DARTS, second order": lambda share: Darts(Steps(2, alpha_lr=3e-3), 4 * share),
 }
 """Name -> share of the usual epochs -> strategy. DARTS has its released settings, but a step of alpha ten times larger: its own takes 50
-epochs to tell options apart."""
+epochs to tell options apart. It has the epochs that cost five and ten times what `single path` costs in all."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,6 @@ class Contest:
         self.name, self.world, self.truth = name, WORLDS[name], truth_of(name, work)
         self._folder = work / "contest"
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._code = _code()
 
     @property
     def speed(self) -> float:
@@ -99,6 +106,12 @@ class Contest:
         line = self._run(system, seed)["moments"][str(share)]
         found = [(cpu_s, Architecture(0, tuple(options))) for cpu_s, options in line]
         return [Incumbent(cpu_s, cpu_s + self.speed * self.truth.seconds(architecture), architecture) for cpu_s, architecture in found]
+
+    def most(self, share: float) -> list[Incumbent]:
+        """Return what needs no search: the architecture within the limits with the most MACs."""
+        costs, limits = self.truth.costs, self.limits()[share]
+        architecture = max((a for a, each in costs.items() if limits.allow(each)), key=lambda a: costs[a].macs)
+        return [Incumbent(0.0, self.speed * self.truth.seconds(architecture), architecture)]
 
     def ranking(self, system: str, seed: int) -> dict[Architecture, float]:
         """Return architecture -> score with the supernet's weights; empty for a system without a supernet."""
@@ -125,10 +138,11 @@ class Contest:
         return [Incumbent(moment.cpu_s, moment.cpu_s, moment.architecture) for moment in found.moments]
 
     def _run(self, system: str, seed: int) -> Any:
-        return self._kept({"what": "run", "system": system, "seed": seed}, lambda: self._search(system, seed))
-
-    def _search(self, system: str, seed: int) -> dict[str, Any]:
         strategy = SYSTEMS[system](1.0 if self.world.hours else _SHORT)
+        what = {"what": "run", "system": system, "seed": seed, "strategy": _settings(strategy), "code": _code(type(strategy))}
+        return self._kept(what, lambda: self._search(strategy, seed))
+
+    def _search(self, strategy: Strategy, seed: int) -> dict[str, Any]:
         task = self._task(seed, Limits())
         tasks = {share: replace(task, limits=limits) for share, limits in self.limits().items()}
         if isinstance(strategy, OnSupernet):
@@ -151,9 +165,9 @@ class Contest:
         """Judge a sample of all architectures with the supernet's weights; this is no part of a search."""
         sample = sorted(self.truth.tests, key=lambda architecture: architecture.options)
         random.Random(1).shuffle(sample)
-        batches = calibration(task, 8)
+        batches = calibration(task, 2)
         for architecture in sample[:RANKED]:
-            yield architecture.options, inherited_score(supernet, architecture, task.problem, batches)
+            yield architecture.options, inherited_score(supernet, architecture, task.problem, batches, 16)
 
     def _speed(self) -> float:
         sample = list(self.truth.tests)
@@ -165,7 +179,7 @@ class Contest:
         return SearchTask(self.world.space, pictures(*self.world.images).problem, limits, seed=seed)
 
     def _kept(self, what: Mapping[str, Any], work: Callable[[], Any]) -> Any:
-        key = digest_of({**what, "protocol": json.loads(json.dumps(protocol(self.name))), "code": self._code})[:16]
+        key = digest_of({**what, "protocol": json.loads(json.dumps(protocol(self.name))), "version": _VERSION})[:16]
         path = self._folder / f"{self.name}.{what['what']}.{key}.json"
         if not path.is_file():
             began = time.process_time()
@@ -180,9 +194,13 @@ def _line(found: Found) -> list[list[Any]]:
     return [[moment.cpu_s, moment.architecture.options] for moment in found.moments]
 
 
-def _code() -> str:
-    """Hash what decides a run: this file, and the modules that searches are made of."""
+def _settings(strategy: Strategy) -> Any:
+    """Return a strategy's settings as plain JSON; rules are functions, and go by their names."""
+    return json.loads(json.dumps(asdict(strategy), default=lambda rule: rule.__name__))
+
+
+def _code(kind: type) -> str:
+    """Hash the modules that decide what a strategy of this kind finds."""
     root, networks = Path(nas.__file__).parent, Path(spaces.__file__).parent
-    files = [Path(__file__), *(root / f"{name}.py" for name in _DECIDES), *(networks / f"{name}.py" for name in _OF_NETWORKS)]
-    files += sorted((root / "strategies").glob("*.py"))
+    files = [*(root / f"{name}.py" for name in (*_SHARED, *_DECIDES[kind])), *(networks / f"{name}.py" for name in _OF_NETWORKS)]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
