@@ -75,7 +75,8 @@ def _time_rows(contest: Contest, seeds: int) -> Iterator[Row]:
                 goal = "" if system in (*OURS_TOO, NO_SEARCH) else "<="
                 yield row(f"{case}, {name}", quantile(times[OURS], share), "CPU s", system, quantile(found, share), goal)
         for system, faster in _FASTER.items():
-            at_least = [_spent(line, alone=alone) if math.isinf(t) else t for t, (line, _) in zip(times[system], lines[system], strict=True)]
+            runs = zip(times[system], lines[system], strict=True)
+            at_least = [_spent(line, alone=alone) if math.isinf(time) else time for time, (line, _) in runs]
             ratio = _ratio(quantile(at_least, 0.5), quantile(times[OURS], 0.5))
             unsettled = f"{1 - _reached(times[system]):.0%} of its runs end before they are close, and count until then"
             yield row(f"{case}: times as fast as {system} ({unsettled})", ratio, "x", "limit", faster, ">=")
