@@ -159,12 +159,20 @@ class TestEffects(StrategyContract):
     def made(self) -> Any:
         return Effects(SHORT, single_path, judged=8, batches=2)
 
-    def test_it_finds_the_best_sum_of_what_options_are_worth(self, made: Any) -> None:
-        given_task = task()
-        found = made.search(given_task, Budget())
+    def test_it_finds_what_is_judged_well_and_has_options_that_are(self, made: Any) -> None:
+        found = made.search(task(), Budget())
         worth = main_effects(SPACE, found.ranking)
-        allowed = [architecture for architecture in ALL if given_task.limits.allow(COSTS[architecture])]
-        assert summed(worth, found.architecture) == pytest.approx(max(summed(worth, each) for each in allowed))
+        both = {each: score + summed(worth, each) for each, score in found.ranking.items()}
+        assert both[found.architecture] == pytest.approx(max(both.values()))
+
+    def test_it_judges_what_might_be_best_and_ends_when_nothing_else_might(self) -> None:
+        true = {each: float(each.options[0] == 2) + 0.1 * each.options[1] + 0.3 * each.width for each in ALL}
+        made, given_task, known = Effects(drawn=6), task(limits=Limits()), dict[Architecture, float]()
+        rng = random.Random(0)
+        while (candidate := made.candidate(given_task, known, rng)) is not None:
+            known[candidate] = true[candidate]
+        assert made.answer(given_task, known) == max(ALL, key=lambda each: true[each])
+        assert len(known) < len(ALL)
 
     @given(st.lists(st.sampled_from(ALL), min_size=1, unique=True), st.integers(0, 999))
     def test_effects_are_those_that_made_the_scores(self, some: list[Architecture], seed: int) -> None:

@@ -56,8 +56,8 @@ _SHORT = 0.1  # of the usual epochs, in the world that only shows that everythin
 Strategy = Gradient | Darts | OnSupernet
 
 SYSTEMS: Mapping[str, Callable[[float], Strategy]] = {
-    "single path": lambda share: Effects(Fitting(2.5 * share), single_path, judged=30, batches=16, calibrating=1),
-    "single path, evolution": lambda share: Evolutionary(Fitting(2.5 * share), single_path, judged=30, batches=16, calibrating=1),
+    "single path": lambda share: Effects(Fitting(3 * share), single_path, judged=30, batches=16, calibrating=1),
+    "single path, evolution": lambda share: Evolutionary(Fitting(3 * share), single_path, judged=30, batches=16, calibrating=1),
     "superposition": lambda share: Gradient(Fitting(4 * share), Mixing("dirichlet")),
     "DARTS, first order": lambda share: Darts(Steps(1, alpha_lr=3e-3), 4 * share),
     "DARTS, second order": lambda share: Darts(Steps(2, alpha_lr=3e-3), 4 * share),

@@ -1,7 +1,8 @@
-"""The main effects of a supernet's judgements: what each option adds to the score, by least squares, then the best sum within the limits.
+"""The main effects of a supernet's judgements: what each option adds to the score, by least squares.
 
-The score of one path is what its options are worth and what this path happens to have got of the shared training; the second part is noise
-for whoever trains the network anew. A sum of effects averages it over all paths with an option, and a knapsack maximises it exactly.
+The score of one path is what its options are worth, what they are worth together, and what this path happens to have got of the shared
+training; the last part is noise for whoever trains the network anew. A sum of effects averages it over all paths with an option, and a
+knapsack maximises it exactly. So half of what a path's score has beyond its effects is believed.
 What is judged next is Thompson's draw (1933; for linear models Agrawal & Goyal, arXiv 1209.3352): the best sum of effects that might be the
 true ones. So judgements gather where the answer will be, and when there is little doubt left about it, the search ends by itself.
 
@@ -11,7 +12,7 @@ Notation: M judgements, E options of all blocks and widths together.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
@@ -32,13 +33,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Effects(OnSupernet):
-    """Found is the architecture within the limits whose options are worth most together, judged or not.
+    """Found is the architecture, among those judged, whose score and whose options' worth together are highest.
 
     Attributes:
         drawn: Architectures judged before effects say which ones are.
     """
 
-    drawn: int = 4
+    drawn: int = 8
     name: str = "effects"
 
     def candidate(self, task: SearchTask, known: Mapping[Architecture, float], rng: random.Random) -> Architecture | None:
@@ -47,8 +48,10 @@ class Effects(OnSupernet):
         return next((each for each in islice(draws, TRIES) if each not in known), None)
 
     def answer(self, task: SearchTask, known: Mapping[Architecture, float]) -> Architecture:
-        """Return the best sum of effects."""
-        return chosen(main_effects(task.space, known), task)
+        """Return the best mean of score and effects."""
+        effects = _posterior(task.space, known)[0]
+        worth = dict(zip(known, _design(task.space, known) @ effects, strict=True))
+        return max(known, key=lambda each: known[each] + worth[each])
 
 
 def main_effects(space: Space, known: Mapping[Architecture, float]) -> Scores:
@@ -70,16 +73,20 @@ def _possible(task: SearchTask, known: Mapping[Architecture, float], rng: random
 
 def _posterior(space: Space, known: Mapping[Architecture, float]) -> tuple[Floats, Floats]:
     """Return the effects' mean (E,) and a root (E, E) of their covariance: Bayesian linear regression, its noise by maximum likelihood."""
-    ends = _ends(space)
-    design_ME = np.zeros((len(known), ends[-1]))
-    for row, architecture in enumerate(known):
-        design_ME[row, ends[:-1] + np.array([architecture.width, *architecture.options])] = 1
+    design_ME = _design(space, known)
     scores_M = np.fromiter(known.values(), dtype=float)
     scores_M -= scores_M.mean()
-    precision = design_ME.T @ design_ME + _PRIOR * np.eye(ends[-1])
+    precision = design_ME.T @ design_ME + _PRIOR * np.eye(design_ME.shape[1])
     mean = np.linalg.solve(precision, design_ME.T @ scores_M)
     noise = (np.square(scores_M - design_ME @ mean).sum() + _PRIOR * np.square(mean).sum()) / len(known)
     return mean, np.sqrt(noise) * np.linalg.inv(np.linalg.cholesky(precision)).T
+
+
+def _design(space: Space, known: Iterable[Architecture]) -> Floats:
+    """Return (M, E) which options an architecture has."""
+    ends = _ends(space)
+    rows = np.array([[each.width, *each.options] for each in known]) + ends[:-1]
+    return np.asarray(np.eye(ends[-1])[rows].sum(axis=1))
 
 
 def _scores(space: Space, effects: Floats) -> Scores:
