@@ -79,7 +79,7 @@ def result(system: str, score: float | None, *, case: Any = "cold", table: str =
 
 
 def choice(**given: Any) -> Choice:
-    usual: dict[str, Any] = {"quick": False, "tables": ("a", "b"), "systems": (), "cases": (), "seed": 0, "again": False}
+    usual: dict[str, Any] = {"quick": False, "tables": ("a", "b"), "systems": (), "cases": (), "budgets": (), "seed": 0, "again": False}
     return Choice.of(**usual | given)
 
 
@@ -185,6 +185,12 @@ class TestOrder:
         assert [(group[0].case, group[0].budget_s) for group in warm] == [("yesterday", 60), ("warm", 20), ("warm", 60)]
         assert all(run.system != "lightgbm" for group in warm for run in group)
         assert warm[1][0].yesterday in warm[0]
+
+    def test_budgets_may_be_chosen(self) -> None:
+        assert choice(budgets=("30", "7.5")).budgets_s == (7.5, 30.0)
+        for wrong in ("soon", "0", "inf"):
+            with pytest.raises(ConfigError, match=f"'{wrong}'.*seconds above 0"):
+                choice(budgets=(wrong,))
 
     def test_unknown_names_are_refused_with_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean 'flaml'"):
