@@ -45,7 +45,7 @@ class Settled:
         value: The metric; None when it failed.
         figures: What else was measured; JSON.
         seconds: CPU seconds. Volatile, as are the next three.
-        memory_mb: Peak of the worker's process.
+        memory_mb: Peak of the worker's process during the job.
         clock: Seconds of the search that had passed when it settled.
         wall: Seconds from its start to its end; on a busy machine more than `seconds`.
     """
