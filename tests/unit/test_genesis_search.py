@@ -19,6 +19,7 @@ import pytest
 from components.automl.genesis.board import Board, Job, Settled, read_board
 from components.automl.genesis.configuration import Configuration, PastStudy, PastTrial
 from components.automl.genesis.cost import Costs
+from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.processes import run_workers
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import tpe
@@ -27,6 +28,7 @@ from components.automl.genesis.space import Space, completed
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.worker import Budget, Evaluator, OutOfTime, Result, Search, work
 from components.core.errors import DataError
+from components.core.params import Tabular
 
 SPACE = Space(("lightgbm", "logistic"))
 FIRST = completed("lightgbm", {}, {}, "portfolio")
@@ -199,6 +201,21 @@ def test_a_learner_that_needed_too_much_for_no_more_rows_is_not_started(rows: in
     assert costs.fits_memory(nothing, Job(FIRST, 0))
 
 
+def test_networks_come_first_where_trees_would_need_one_for_each_of_many_classes() -> None:
+    learners = ("catboost", "lightgbm", "logistic", "mlp", "resnet", "xgboost")
+
+    def order(classes: int) -> list[str]:
+        task = Tabular(problem="multiclass", classes=tuple(f"c{n:02}" for n in range(classes)), features={"x": "number"})
+        return [configuration.learner for configuration in portfolio(task, learners)]
+
+    few, many = order(3), order(26)
+    assert few[0] == many[0] == "lightgbm"
+    assert sorted(few) == sorted(many)
+    networks = sum(name in ("mlp", "resnet") for name in many)
+    assert set(many[1 : 1 + networks]) == {"mlp", "resnet"}
+    assert set(few[1:3]) != {"mlp", "resnet"}
+
+
 def test_nothing_better_than_perfect_is_looked_for(tmp_path: Path) -> None:
     perfect = completed("lightgbm", {}, {"learning_rate": 0.1}, "expert")
     board = searched(tmp_path, a_search(Bowl(), known=[perfect, SECOND], budget=Budget(50, 1e6, 1.0)))
@@ -256,6 +273,7 @@ from pathlib import Path
 import torch  # its OpenMP is everybody's, since it comes first
 import numpy as np, xgboost
 from sklearn.neighbors import KNeighborsRegressor
+from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.processes import run_workers
 from components.automl.genesis.storage import Workplace
 from components.automl.genesis.worker import Result
