@@ -270,6 +270,13 @@ class TestRuns:
         with lock(tmp_path), pytest.raises(TryAgain, match="is measuring"), lock(tmp_path):
             pass
 
+    def test_a_system_may_keep_bytecode_and_sees_no_package_of_ours(self, rival: systems.System, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "OTHER"):
+            monkeypatch.setenv(name, "1")
+        found = systems.environment(rival)
+        assert found["OTHER"] == "1"
+        assert not {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH"} & set(found)
+
     def test_our_version_follows_the_code_of_all_steps_and_a_rivals_its_pins(self) -> None:
         found = {name: systems.version(system) for name, system in systems.SYSTEMS.items()}
         assert len(set(found.values())) == len(found)
