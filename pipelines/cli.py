@@ -261,13 +261,15 @@ def bench(
             "nas: of search,ranking,budgets"
         ),
     ] = "",
+    budgets: Annotated[str, typer.Option(help="automl: seconds that a search may take, with commas between")] = "",
     seed: Annotated[int, typer.Option(help="automl: which rows are put aside")] = 0,
     again: Annotated[bool, typer.Option(help="automl, scale: measure anew what was measured before")] = False,
 ) -> None:
     """Measure; each figure stands beside a rival's or a limit. What was interrupted goes on where it was."""
     from pipelines import bench as benches
 
-    chosen = {key: tuple(filter(None, text.split(","))) for key, text in (("tables", tables), ("systems", systems), ("cases", cases))}
+    given = (("tables", tables), ("systems", systems), ("cases", cases), ("budgets", budgets))
+    chosen = {key: tuple(filter(None, text.split(","))) for key, text in given}
     show.bench(console, benches.run(name, quick=quick, seed=seed, again=again, **chosen), as_json=as_json)
 
 

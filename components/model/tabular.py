@@ -18,14 +18,15 @@ from components.core.errors import AtlasError, DataError, IntegrityError
 from components.core.params import Tabular
 from components.model.answer import Answer
 from components.model.format import Member
-from components.model.plan import Columns, Plan, columns_of, numbers, transform
+from components.model.plan import Columns, Plan, Reader, columns_of, numbers, transform
 from components.model.runtime import Executable
 
 __all__ = ["TabularModel"]
 
 Floats = NDArray[np.float64]
-_CHUNK = 8192
-"""Rows transformed at once: bounds the memory, and never depends on the machine, because the last bits may depend on it."""
+_CHUNK = 2048
+"""Rows transformed at once: bounds the memory, keeps threads equally busy, and never depends on the machine, because the last bits may
+depend on it."""
 _AGAIN = "train the model again"
 
 
@@ -102,8 +103,9 @@ class TabularModel:
 
     def _scores(self, columns: Columns) -> Floats:
         total: Floats | float = 0.0
+        reader = Reader(columns)
         for plan, indices in self._plans:
-            x = transform(plan, columns)
+            x = transform(plan, reader)
             for index in indices:
                 member, weights = self._members[index]
                 total = total + member.weight * self._shaped(weights.scores(x))
@@ -115,8 +117,9 @@ class TabularModel:
 
     def _folds(self, columns: Columns, numbers: Sequence[int]) -> Floats:
         found: dict[int, Floats] = {}
+        reader = Reader(columns)
         for plan, indices in self._plans:
-            x = transform(plan, columns)
+            x = transform(plan, reader)
             for index in indices:
                 found[index] = np.stack([self._shaped(raw) for raw in self._members[index][1].folds(x, numbers)])
         return np.stack([found[index] for index in range(len(self._members))])

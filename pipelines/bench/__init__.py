@@ -19,6 +19,7 @@ def run(
     tables: tuple[str, ...] = (),
     systems: tuple[str, ...] = (),
     cases: tuple[str, ...] = (),
+    budgets: tuple[str, ...] = (),
     seed: int = 0,
     again: bool = False,
 ) -> Iterator[Row]:
@@ -30,11 +31,12 @@ def run(
         tables: `automl`: only these tables; empty: all of the benchmark's.
         systems: `automl`: only these systems; empty: all.
         cases: `automl`, `scale`, `nas`: only these cases; empty: all.
+        budgets: `automl`: seconds that a search may take; empty: those of the benchmark.
         seed: `automl`: which split is drawn.
         again: `automl`, `scale`: measure anew what was measured before.
 
     Raises:
-        ConfigError: There is no such benchmark, or it has no such table, system or case.
+        ConfigError: There is no such benchmark, or it has no such table, system, case or budget.
     """
     if name not in NAMES:
         raise ConfigError(f"there is no benchmark '{name}'", do=nearest(name, NAMES))
@@ -52,4 +54,4 @@ def run(
         return nas(cases, quick=quick)
     from pipelines.bench.automl import Choice, automl
 
-    return automl(Choice.of(quick=quick, tables=tables, systems=systems, cases=cases, seed=seed, again=again))
+    return automl(Choice.of(quick=quick, tables=tables, systems=systems, cases=cases, budgets=budgets, seed=seed, again=again))

@@ -7,6 +7,7 @@ rotates from table to table, so a benchmark that was stopped half-way has been f
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,12 +54,21 @@ class Choice:
 
     @classmethod
     def of(
-        cls, *, quick: bool, tables: tuple[str, ...], systems: tuple[str, ...], cases: tuple[str, ...], seed: int, again: bool
+        cls,
+        *,
+        quick: bool,
+        tables: tuple[str, ...],
+        systems: tuple[str, ...],
+        cases: tuple[str, ...],
+        budgets: tuple[str, ...],
+        seed: int,
+        again: bool,
     ) -> Choice:
         """Fill in what was left empty.
 
         Raises:
-            ConfigError: There is no such system or case. Tables are checked when the index has been read.
+            ConfigError: There is no such system or case, or a budget is no number of seconds. Tables are checked when the index has
+                been read.
         """
         _known("system", systems, tuple(SYSTEMS))
         _known("case", cases, CASES)
@@ -66,7 +76,7 @@ class Choice:
             tables=tables or (QUICK_TABLES if quick else TABLES),
             systems=tuple(name for name in SYSTEMS if not systems or name in systems),
             cases=tuple(name for name in CASES if not cases or name in cases),
-            budgets_s=QUICK_BUDGETS_S if quick else BUDGETS_S,
+            budgets_s=tuple(sorted(map(_seconds, budgets))) or (QUICK_BUDGETS_S if quick else BUDGETS_S),
             seed=seed,
             again=again,
             quick=quick,
@@ -74,6 +84,16 @@ class Choice:
 
 
 SYSTEMS, TABLES = systems.SYSTEMS, tables.TABLES
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"a budget is '{given}', seconds above 0 are expected", do="give numbers with commas between: --budgets 20,60")
+    return seconds
 
 
 def _known(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:

@@ -80,8 +80,11 @@ def version(system: System) -> str:
 
 
 def environment(system: System) -> dict[str, str]:
-    """Return the environment variables of a system's process: this one's, without what could lead it to our packages."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    """Return the environment variables of a system's process: this one's, without what could lead it to our packages.
+
+    Bytecode may be written: imports are on the clock, compiling the same sources again for every run need not be.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")}
     return kept | {"PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"} | ({"PYTHONPATH": str(ROOT)} if system.name == OURS else {})
 
 
@@ -101,7 +104,7 @@ def interpreter(system: System, folder: Path) -> Path:
         logger.info("installing %s into %s", system.name, home)
         shutil.rmtree(home, ignore_errors=True)
         _uv("venv", "--quiet", "--python", sys.executable, str(home))
-        _uv("pip", "install", "--quiet", "--python", str(python), "--requirements", str(pins))
+        _uv("pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), "--requirements", str(pins))
         (home / _READY).touch()
     return python
 

@@ -146,9 +146,11 @@ class TestStep:
 class TestBadInput:
     """What a table may hold and a search must survive, or say clearly."""
 
-    def searched(self, run_step: RunStep, store: ArtifactStore, rows: list[dict[str, Any]], **given: Any) -> dict[str, Any]:
+    def searched(
+        self, run_step: RunStep, store: ArtifactStore, rows: list[dict[str, Any]], task: Any = LOANS, **given: Any
+    ) -> dict[str, Any]:
         inputs = {"dataset": makers.dataset(store, rows), "snapshot": makers.snapshot(store, "demo")}
-        return read(store, run_step("automl", params(**{"learners": ["lightgbm", "logistic"], **given}), inputs))[1]
+        return read(store, run_step("automl", params(task, **{"learners": ["lightgbm", "logistic"], **given}), inputs))[1]
 
     def rows(self, count: int = 200, **changed: Any) -> list[dict[str, Any]]:
         made = [makers.loan_row(row, "train" if i % 3 else "validation") for i, row in enumerate(makers.loans(count, seed=0))]
@@ -157,6 +159,8 @@ class TestBadInput:
     def test_a_constant_target(self, run_step: RunStep, store: ArtifactStore) -> None:
         with pytest.raises(DataError, match="are of class 'paid'"):
             self.searched(run_step, store, self.rows(_label=lambda i, row: "paid"))
+        with pytest.raises(DataError, match=r"labels are 3\.5"):
+            self.searched(run_step, store, self.rows(_label=lambda i, row: 3.5), makers.PRICES)
 
     def test_a_class_that_some_folds_lack(self, run_step: RunStep, store: ArtifactStore) -> None:
         report = self.searched(run_step, store, self.rows(_label=lambda i, row: "default" if i < 3 else "paid"))
@@ -170,6 +174,24 @@ class TestBadInput:
     @pytest.mark.parametrize("value", [None, float("inf"), float("nan")])
     def test_a_column_without_a_usable_value(self, run_step: RunStep, store: ArtifactStore, value: float | None) -> None:
         assert self.searched(run_step, store, self.rows(income=lambda i, row: value))["score"] > 0.4
+
+    def test_some_infinite_values(self, run_step: RunStep, store: ArtifactStore) -> None:
+        rows = self.rows(income=lambda i, row: (float("inf"), float("-inf"))[i % 2] if i % 20 < 2 else row["income"])
+        report = self.searched(run_step, store, rows)
+        assert report["score"] > 0.6
+        assert any("income" in text and "infinite" in text for text in report["warnings"])
+
+    def test_repeated_columns(self, run_step: RunStep, store: ArtifactStore) -> None:
+        rows = self.rows(pay=lambda i, row: row["income"], mark=lambda i, row: row["grade"])
+        task = LOANS.model_copy(update={"features": {**LOANS.features, "pay": "number", "mark": "category"}})
+        report = self.searched(run_step, store, rows, task)
+        assert report["score"] == pytest.approx(self.searched(run_step, store, rows)["score"], abs=0.05)
+        assert any("pay = income" in text and "mark = grade" in text for text in report["warnings"])
+
+    @pytest.mark.slow
+    def test_ten_thousand_categories(self, run_step: RunStep, store: ArtifactStore) -> None:
+        rows = self.rows(20_000, grade=lambda i, row: f"{row['grade']} {i % 10_000}")
+        assert self.searched(run_step, store, rows)["score"] > 0.6
 
     @pytest.mark.slow
     def test_a_category_with_a_value_a_row(self, run_step: RunStep, store: ArtifactStore) -> None:

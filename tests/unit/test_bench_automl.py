@@ -79,7 +79,7 @@ def result(system: str, score: float | None, *, case: Any = "cold", table: str =
 
 
 def choice(**given: Any) -> Choice:
-    usual: dict[str, Any] = {"quick": False, "tables": ("a", "b"), "systems": (), "cases": (), "seed": 0, "again": False}
+    usual: dict[str, Any] = {"quick": False, "tables": ("a", "b"), "systems": (), "cases": (), "budgets": (), "seed": 0, "again": False}
     return Choice.of(**usual | given)
 
 
@@ -186,6 +186,12 @@ class TestOrder:
         assert all(run.system != "lightgbm" for group in warm for run in group)
         assert warm[1][0].yesterday in warm[0]
 
+    def test_budgets_may_be_chosen(self) -> None:
+        assert choice(budgets=("30", "7.5")).budgets_s == (7.5, 30.0)
+        for wrong in ("soon", "0", "inf"):
+            with pytest.raises(ConfigError, match=f"'{wrong}'.*seconds above 0"):
+                choice(budgets=(wrong,))
+
     def test_unknown_names_are_refused_with_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean 'flaml'"):
             choice(systems=("flamel",))
@@ -263,6 +269,13 @@ class TestRuns:
     def test_only_one_may_measure(self, tmp_path: Path) -> None:
         with lock(tmp_path), pytest.raises(TryAgain, match="is measuring"), lock(tmp_path):
             pass
+
+    def test_a_system_may_keep_bytecode_and_sees_no_package_of_ours(self, rival: systems.System, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "OTHER"):
+            monkeypatch.setenv(name, "1")
+        found = systems.environment(rival)
+        assert found["OTHER"] == "1"
+        assert not {"PYTHONDONTWRITEBYTECODE", "PYTHONPATH"} & set(found)
 
     def test_our_version_follows_the_code_of_all_steps_and_a_rivals_its_pins(self) -> None:
         found = {name: systems.version(system) for name, system in systems.SYSTEMS.items()}

@@ -15,6 +15,7 @@ from components.automl.genesis.evaluators.table import TableEvaluator
 from components.automl.genesis.finish import assemble
 from components.automl.genesis.footprint import microseconds
 from components.automl.genesis.inheritance import inherit
+from components.automl.genesis.schedule import Ladder, next_known
 from components.automl.genesis.space import completed
 from components.core.params import Tabular
 from components.model import save
@@ -37,8 +38,8 @@ def table(count: int, seed: int = 0) -> Data:
     return Data(TASK, rows, Rows({name: values[:0] for name, values in columns.items()}, []))
 
 
-def an_evaluator(data: Data, folder: Path) -> TableEvaluator:
-    return TableEvaluator(data, FOLDS, seed=0, folder=folder / "fits")
+def an_evaluator(data: Data, folder: Path, limits: Limits | None = None) -> TableEvaluator:
+    return TableEvaluator(data, FOLDS, seed=0, folder=folder / "fits", limits=limits)
 
 
 def judged(evaluator: TableEvaluator, *jobs: tuple[Configuration, int]) -> Board:
@@ -124,3 +125,27 @@ def test_what_is_too_slow_on_all_folds_is_deployed_on_few(tmp_path: Path) -> Non
     recipe, _, _ = assemble(board, evaluator, [], Limits(microseconds=most), members=1, validation=FOLDS, seed=0)
     assert recipe.models == 2
     assert recipe.members[0].params["rounds"] == 60
+
+
+def test_what_is_too_slow_for_all_folds_does_not_climb_to_them(tmp_path: Path) -> None:
+    data = table(2_000)
+    slow = completed("lightgbm", {}, {"rounds": 60}, "portfolio")
+    free = an_evaluator(data, tmp_path)
+    free.evaluate(slow, 0, math.inf)
+    few = microseconds([fit for fold in range(2) if (fit := free.kept(slow, fold)) is not None])
+    evaluator = an_evaluator(data, tmp_path, Limits(microseconds=1.5 * few))
+    board = judged(evaluator, (slow, 0), (GOOD, 0))
+    assert [entry.may_climb for entry in board.settled] == [False, True]
+    assert Ladder(2).climbers(board, 0) == [GOOD]
+    assert all(job.configuration == GOOD for job in next_known(board, Ladder(2), [slow]))  # not even as the first pipeline
+    assert all(entry.may_climb for entry in judged(free, (slow, 0)).settled)
+
+
+def test_after_a_validation_by_time_one_model_is_deployed_and_counts(tmp_path: Path) -> None:
+    by_time = Validation(kind="time", folds=3, time="a")
+    evaluator = TableEvaluator(table(2_000), by_time, seed=0, folder=tmp_path / "fits")
+    board = judged(evaluator, *[(c, rung) for c in (WEAK, GOOD) for rung in range(len(evaluator.rungs))])
+    one = microseconds([evaluator.kept(GOOD, 2)])  # type: ignore[list-item]
+    recipe, fitted, _ = assemble(board, evaluator, [], Limits(microseconds=one), members=1, validation=by_time, seed=0)
+    assert [member.learner for member in recipe.members] == ["logistic"]
+    assert len(fitted[0].member.folds) == 1

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psutil
 import pytest
 
 from components.automl.genesis.board import Board, Job, Settled, read_board
-from components.automl.genesis.configuration import Configuration
+from components.automl.genesis.configuration import Configuration, PastStudy, PastTrial
 from components.automl.genesis.cost import Costs
+from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.processes import run_workers
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import tpe
@@ -26,6 +28,7 @@ from components.automl.genesis.space import Space, completed
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.worker import Budget, Evaluator, OutOfTime, Result, Search, work
 from components.core.errors import DataError
+from components.core.params import Tabular
 
 SPACE = Space(("lightgbm", "logistic"))
 FIRST = completed("lightgbm", {}, {}, "portfolio")
@@ -173,6 +176,46 @@ def test_what_a_learner_costs_is_told_from_what_others_cost_today() -> None:
     assert costs.seconds(slow, Job(FIRST, 0)) == pytest.approx(0.05 + 0.1)
 
 
+def test_a_learner_that_needs_too_much_memory_is_not_started_again(tmp_path: Path) -> None:
+    class Large(Bowl):
+        def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
+            if configuration.learner == "logistic":
+                bytearray(400 << 20)  # touched, and free again at once
+            return super().evaluate(configuration, rung, until)
+
+    limit_mb = psutil.Process().memory_info().rss / 2**20 + 200
+    costs = Costs([1, 1], prior={"lightgbm": 0.0, "logistic": 0.0}, limit_mb=limit_mb)
+    board = searched(tmp_path, a_search(Large(), known=[FIRST, SECOND], trials=8, costs=costs))
+    assert Counter(job.configuration.learner for job in (entry.job for entry in board.settled if entry.job.rung == 0)) == {
+        "lightgbm": 7,  # which go on: what the other one needed is not held against them
+        "logistic": 1,
+    }
+
+
+@pytest.mark.parametrize(("rows", "starts"), [(50, False), (200, True)])
+def test_a_learner_that_needed_too_much_for_no_more_rows_is_not_started(rows: int, starts: bool) -> None:
+    past = PastStudy("demo", "binary", "auc", True, rows, {}, 2, (PastTrial(SECOND, 0.7, 1, 1.0, 900.0),))
+    costs = Costs([1, 1], 100, [past], limit_mb=800.0)
+    nothing = Board((), (), True)
+    assert costs.fits_memory(nothing, Job(SECOND, 0)) is starts
+    assert costs.fits_memory(nothing, Job(FIRST, 0))
+
+
+def test_networks_come_first_where_trees_would_need_one_for_each_of_many_classes() -> None:
+    learners = ("catboost", "lightgbm", "logistic", "mlp", "resnet", "xgboost")
+
+    def order(classes: int) -> list[str]:
+        task = Tabular(problem="multiclass", classes=tuple(f"c{n:02}" for n in range(classes)), features={"x": "number"})
+        return [configuration.learner for configuration in portfolio(task, learners)]
+
+    few, many = order(3), order(26)
+    assert few[0] == many[0] == "lightgbm"
+    assert sorted(few) == sorted(many)
+    networks = sum(name in ("mlp", "resnet") for name in many)
+    assert set(many[1 : 1 + networks]) == {"mlp", "resnet"}
+    assert set(few[1:3]) != {"mlp", "resnet"}
+
+
 def test_nothing_better_than_perfect_is_looked_for(tmp_path: Path) -> None:
     perfect = completed("lightgbm", {}, {"learning_rate": 0.1}, "expert")
     board = searched(tmp_path, a_search(Bowl(), known=[perfect, SECOND], budget=Budget(50, 1e6, 1.0)))
@@ -230,6 +273,7 @@ from pathlib import Path
 import torch  # its OpenMP is everybody's, since it comes first
 import numpy as np, xgboost
 from sklearn.neighbors import KNeighborsRegressor
+from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.processes import run_workers
 from components.automl.genesis.storage import Workplace
 from components.automl.genesis.worker import Result

@@ -228,3 +228,4 @@ def test_a_column_is_read_once() -> None:
     assert reader.numbers("n") is reader.numbers("n")
     assert reader.numbers("t", text=True) is reader.numbers("t", text=True)
     assert reader.texts("t") is reader.texts("t")
+    assert reader.distinct("t") is reader.distinct("t")

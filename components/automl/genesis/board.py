@@ -16,9 +16,11 @@ from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.space import Space
 from components.core.artifacts import canonical
 
-__all__ = ["DONE", "FAILED", "Board", "Job", "Settled", "claim", "read_board", "settle"]
+__all__ = ["DONE", "FAILED", "TOP", "Board", "Job", "Settled", "claim", "read_board", "settle"]
 
 DONE, FAILED = "done", "failed"
+TOP = "top"
+"""Figure of a job: the highest rung at which its pipeline alone is within the limits of size and latency."""
 _JOB, _RESULT, _WORKER = "job", "result", "worker"
 
 
@@ -45,7 +47,7 @@ class Settled:
         value: The metric; None when it failed.
         figures: What else was measured; JSON.
         seconds: CPU seconds. Volatile, as are the next three.
-        memory_mb: Peak of the worker's process.
+        memory_mb: Peak of the worker's process during the job.
         clock: Seconds of the search that had passed when it settled.
         wall: Seconds from its start to its end; on a busy machine more than `seconds`.
     """
@@ -59,6 +61,11 @@ class Settled:
     memory_mb: float
     clock: float
     wall: float = 0.0
+
+    @property
+    def may_climb(self) -> bool:
+        """Whether more models of this pipeline would still be within the limits; what can't be deployed is not worth a fit."""
+        return int(self.figures.get(TOP, self.job.rung + 1)) > self.job.rung
 
 
 @dataclass(frozen=True)

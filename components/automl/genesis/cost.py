@@ -38,7 +38,7 @@ class Costs:
     Attributes:
         rows: (rungs,) rows that a rung's fits learn from, those left out that lower rungs fitted already.
         data_rows: Rows of the data.
-        past: Earlier searches, whose seconds a row are used until today's are known.
+        past: Earlier searches, whose seconds a row are used until today's are known, and whose peaks of memory count.
         limit_mb: What a worker may use; None: no limit.
         margin: A job is expected to cost this many times the estimate; of a learner that nothing is known of today, half as much again.
     """
@@ -56,11 +56,18 @@ class Costs:
         return _START_S + (1.0 if known else _UNSURE) * self.margin * self._a_row(board, job) * self.rows[job.rung]
 
     def fits_memory(self, board: Board, job: Job) -> bool:
-        """Whether the job's learner has stayed within the memory limit so far."""
+        """Whether the job's learner has stayed within the memory limit so far: today, and on no more rows than today's in the past."""
         if self.limit_mb is None:
             return True
         name = job.configuration.learner
-        return all(entry.memory_mb <= self.limit_mb for entry in board.settled if entry.job.configuration.learner == name)
+        today = (entry.memory_mb for entry in board.settled if entry.job.configuration.learner == name)
+        before = (
+            trial.memory_mb
+            for study in self.past
+            for trial in study.trials
+            if study.rows <= self.data_rows and trial.configuration.learner == name and trial.memory_mb is not None
+        )
+        return all(peak <= self.limit_mb for peak in (*today, *before))
 
     def _a_row(self, board: Board, job: Job) -> float:
         """Seconds a row: of this pipeline, else of its learner today, else in the past, else the prior, corrected by what is known."""

@@ -50,8 +50,11 @@ class Limits:
 
     def allow(self, members: Sequence[Candidate]) -> bool:
         """Whether these members together stay within the limits."""
-        size, latency = sum(m.megabytes for m in members), sum(m.microseconds for m in members)
-        return (self.megabytes is None or size <= self.megabytes) and (self.microseconds is None or latency <= self.microseconds)
+        return self.hold(sum(m.megabytes for m in members), sum(m.microseconds for m in members))
+
+    def hold(self, megabytes: float, microseconds: float) -> bool:
+        """Whether a model of this size and latency is within the limits."""
+        return (self.megabytes is None or megabytes <= self.megabytes) and (self.microseconds is None or microseconds <= self.microseconds)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,8 @@ def _choice(
     if not known and not old:
         return None
     judge, rows = judge_of(evaluator, folds)
-    candidates = [_candidate(c, some) for c, some in known.values()] + [_old_candidate(entry, rows) for entry in old.values()]
+    candidates = [_candidate(c, some, evaluator.models[rung]) for c, some in known.values()]
+    candidates += [_old_candidate(entry, rows) for entry in old.values()]
     champion = {entry.name: entry.pipeline.weight for entry in old.values()}
     selection = select(candidates, judge, limits, members=members, until=until, start=champion)
     by_name = {candidate.name: candidate.answers for candidate in candidates}
@@ -175,8 +176,9 @@ def _at_length(pipeline: Pipeline, rounds: int | None) -> Pipeline:
     return pipeline.model_copy(update={"params": {**pipeline.params, name: max(rounds, 1)}})
 
 
-def _candidate(c: Configuration, fits: Sequence[FoldFit]) -> Candidate:
-    return Candidate(c.identity, c.learner, np.concatenate([fit.answers for fit in fits]), megabytes(fits), microseconds(fits))
+def _candidate(c: Configuration, fits: Sequence[FoldFit], models: int) -> Candidate:
+    deployed = fits[-models:]  # the last one of a validation by time learned from most rows, as the deployed one will
+    return Candidate(c.identity, c.learner, np.concatenate([fit.answers for fit in fits]), megabytes(deployed), microseconds(deployed))
 
 
 def _old_candidate(entry: Inherited, rows: NDArray[np.intp]) -> Candidate:

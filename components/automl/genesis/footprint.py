@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-from components.automl.genesis.evaluators.table import FoldFit
+from typing import Protocol
 
 __all__ = ["megabytes", "microseconds"]
 
@@ -21,17 +20,29 @@ _A_ROW_US = 0.3
 """What every member costs beside its model: its matrix, its share of the mean."""
 
 
-def megabytes(fits: Sequence[FoldFit]) -> float:
+class Model(Protocol):
+    """One or several folds' models in a file."""
+
+    @property
+    def runtime(self) -> str:
+        """What executes `weights`."""
+
+    @property
+    def weights(self) -> bytes:
+        """The file's bytes."""
+
+
+def megabytes(fits: Sequence[Model]) -> float:
     """Return the size of a member's file."""
     return sum(len(fit.weights) for fit in fits) / 1e6
 
 
-def microseconds(fits: Sequence[FoldFit]) -> float:
+def microseconds(fits: Sequence[Model]) -> float:
     """Return how long a member takes for a row of a batch, on one core."""
     return _A_ROW_US + sum(_one(fit) for fit in fits)
 
 
-def _one(fit: FoldFit) -> float:
+def _one(fit: Model) -> float:
     if fit.runtime == "onnx":
         return len(fit.weights) / 4 * _A_WEIGHT_US
     leaves = [int(found) for found in _LEAVES.findall(fit.weights)]

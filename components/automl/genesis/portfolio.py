@@ -20,6 +20,8 @@ _FIRST = "lightgbm"
 """Its defaults are done in a moment, whatever the table: there is an answer, and something to compare with."""
 _SOON, _AFTER = ("xgboost", "logistic", "catboost"), 3
 """Learners whose defaults are quick and strong where the learned pipelines are not; they come after so many of those."""
+_NETWORKS, _MANY = ("mlp", "resnet"), 15
+"""Every class costs a boosted model a tree a round, and a network one output: with more classes than that, networks come first."""
 _ORIGIN = "portfolio"
 
 
@@ -32,4 +34,6 @@ def portfolio(task: Task, learners: Sequence[str]) -> list[Configuration]:
     found = [*first, *learned[:_AFTER], *soon, *learned[_AFTER:]]
     named = {configuration.learner for configuration in found}
     found += [completed(name, {}, {}, _ORIGIN) for name in learners if name not in named]
+    if classes > _MANY:
+        found = [*found[:1], *sorted(found[1:], key=lambda configuration: configuration.learner not in _NETWORKS)]
     return [sized(configuration, classes) for configuration in found]

@@ -34,7 +34,7 @@ class Ladder:
 
     def climbers(self, board: Board, rung: int) -> list[Configuration]:
         """Return who may climb from `rung`, the best first; some of them may have done so."""
-        reached = board.done(rung)
+        reached = [entry for entry in board.done(rung) if entry.may_climb]
         if not reached:
             return []
         chosen = reached[: math.ceil(len(reached) / self.keep)]
@@ -70,7 +70,7 @@ def next_known(board: Board, ladder: Ladder, known: Sequence[Configuration]) -> 
     if known:
         first = [Job(known[0], rung) for rung in range(ladder.rungs)]
         at = next((job for job in first if job.key not in board.taken), None)
-        before = {entry.job.key for entry in board.settled if entry.value is not None}
+        before = {entry.job.key for entry in board.settled if entry.value is not None and entry.may_climb}
         if at is not None and all(job.key in before for job in first[: at.rung]):
             jobs.append(at)
     for rung in range(ladder.rungs - 2, 0, -1):

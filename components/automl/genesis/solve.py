@@ -138,8 +138,13 @@ class Setting:
     def evaluator(self) -> TableEvaluator | LineEvaluator:
         """Judges pipelines."""
         if isinstance(self.data.task, Tabular):
-            return TableEvaluator(self.data, self.validation, seed=self.params.seed, folder=self.folder / "fits")
+            return TableEvaluator(self.data, self.validation, seed=self.params.seed, folder=self.folder / "fits", limits=self.limits)
         return LineEvaluator(self.data, seed=self.params.seed, starts=self.starts)
+
+    @property
+    def limits(self) -> Limits:
+        """Of the model that is deployed."""
+        return Limits(self.params.max_size_mb, self.params.max_us_per_row)
 
     @cached_property
     def starts(self) -> Mapping[str, Weights]:
@@ -177,7 +182,7 @@ def solve(given: Setting) -> Solved:
         board,
         evaluator,
         inherited,
-        Limits(params.max_size_mb, params.max_us_per_row),
+        given.limits,
         members=params.members,
         validation=given.validation,
         seed=params.seed,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
@@ -176,6 +177,14 @@ def _give_back() -> None:
         _LIBC.malloc_trim(0)
 
 
+def _forget_peak() -> None:
+    """Let the kernel (Linux) measure this process's peak anew: a job must not be blamed for what an earlier one needed."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as error:
+        logger.debug("peaks are those of the whole process: %s", error)
+
+
 def bury(study: optuna.Study, place: Workplace) -> None:
     """Mark the jobs of dead workers as failed, without a result: they are open again."""
     for number, _, worker in read_board(study).running:
@@ -222,6 +231,7 @@ def _do(study: optuna.Study, search: Search, job: Job, worker: str, until: float
     if trial is None:
         return
     first = not read_board(study).settled
+    _forget_peak()
     cpu, start = time.process_time(), time.monotonic()
     facts: dict[str, Any] = {"figures": {}}
     found = Result(0.0, {})

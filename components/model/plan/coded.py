@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise, repeat
 from typing import Annotated, Literal, Self
@@ -141,8 +140,8 @@ class Category(Coded):
 
     def read(self, reader: Reader) -> Codes:
         """Return (N,) codes."""
-        given: Sequence[str | None] = reader.texts(self.name)
-        return np.fromiter(map(self._known.get, given, repeat(OTHER)), np.int64, len(given))
+        values, places = reader.distinct(self.name)
+        return np.fromiter(map(self._known.get, values, repeat(OTHER)), np.int64, len(values))[places]
 
     @cached_property
     def _known(self) -> dict[str | None, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,9 +40,11 @@ class Reader:
 
     def numbers(self, name: str, *, text: bool = False) -> Float64:
         """Return (N,) numbers, NaN where missing; with `text` they are read from texts."""
-        key = (name, "text" if text else "number")
+        if text:
+            return self._each(name, "text", as_number)
+        key = (name, "number")
         if key not in self._read:
-            self._read[key] = _each(as_number, self.texts(name)) if text else numbers(name, self.columns[name])
+            self._read[key] = numbers(name, self.columns[name])
         found: Float64 = self._read[key]
         return found
 
@@ -54,11 +56,26 @@ class Reader:
         found: Sequence[str | None] = self._read[key]
         return found
 
+    def distinct(self, name: str) -> tuple[Sequence[str | None], NDArray[np.intp]]:
+        """Return the different texts of a column, and (N,) which of them each row has: what is made of a text is made once."""
+        key = (name, "distinct")
+        if key not in self._read:
+            given = self.texts(name)
+            place = {value: number for number, value in enumerate(dict.fromkeys(given))}
+            self._read[key] = list(place), np.fromiter(map(place.__getitem__, given), np.intp, len(given))
+        found: tuple[Sequence[str | None], NDArray[np.intp]] = self._read[key]
+        return found
+
     def times(self, name: str) -> Float64:
         """Return (N,) seconds since 1970 of texts that hold dates; NaN where there is none."""
-        key = (name, "time")
+        return self._each(name, "time", as_time)
+
+    def _each(self, name: str, what: str, read: Callable[[str], float]) -> Float64:
+        key = (name, what)
         if key not in self._read:
-            self._read[key] = _each(as_time, self.texts(name))
+            values, places = self.distinct(name)
+            known = np.array([math.nan if value is None else read(value) for value in values], dtype=np.float64)
+            self._read[key] = known[places]
         found: Float64 = self._read[key]
         return found
 
@@ -129,8 +146,3 @@ def columns_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[
         return {name: [row[name] for row in rows] for name in names}
     except KeyError as error:
         raise DataError(f"feature {error} is missing", do="give every feature of the model; null stands for a missing value") from None
-
-
-def _each(read: Any, values: Sequence[str | None]) -> Float64:
-    known: dict[str | None, float] = {value: math.nan if value is None else read(value) for value in set(values)}
-    return np.fromiter(map(known.__getitem__, values), np.float64, len(values))

@@ -129,7 +129,7 @@ def _write_model(solved: Solved, data: Data, folder: Path) -> None:
 
 def answers(predictor: Predictor, rows: pd.DataFrame, *, threads: int = 1) -> Any:
     """Return (N, K) probabilities, or (N, 1) values."""
-    columns = _columns(_table_task(predictor.task), pa.Table.from_pandas(rows, preserve_index=False))
+    columns = {name: rows[name].to_numpy() for name in _table_task(predictor.task).features}
     return predictor.probabilities(columns, threads=threads)
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from components.automl.genesis.board import TOP
 from components.automl.genesis.configuration import Configuration
+from components.automl.genesis.ensemble import Limits
+from components.automl.genesis.footprint import megabytes, microseconds
 from components.automl.genesis.scoring import as_matrix, measure
 from components.automl.genesis.worker import OutOfTime, Result
 from components.core.artifacts import canonical, digest_of
@@ -75,14 +79,25 @@ class TableEvaluator:
         validation: Their folds.
         seed: Of every fit.
         folder: Where fits are kept, shared by all workers.
+        limits: Of what is deployed, the models of all folds; None: there are none.
         sample: Tables with more rows than twice this get a first rung on so many; None: no such rung.
     """
 
-    def __init__(self, data: Data, validation: Validation, *, seed: int, folder: Path, sample: int | None = 10_000) -> None:
+    def __init__(
+        self,
+        data: Data,
+        validation: Validation,
+        *,
+        seed: int,
+        folder: Path,
+        limits: Limits | None = None,
+        sample: int | None = 10_000,
+    ) -> None:
         if not isinstance(data.task, Tabular):
             raise TypeError("TableEvaluator judges tabular tasks")
         self.task: Tabular = data.task
         self.data, self._validation, self._seed, self._folder = data, validation, seed, folder
+        self._limits = limits or Limits()
         self._prepared: OrderedDict[str, Table] = OrderedDict()
         rows = len(data.train) + len(data.validation)
         few = min(math.ceil(_JUDGED_BY * validation.folds / max(rows, 1)), validation.folds)
@@ -103,20 +118,28 @@ class TableEvaluator:
             fitted = fitted if rung.limit else rung.folds
         return found
 
+    @property
+    def models(self) -> list[int]:
+        """(rungs,) how many models of a pipeline are deployed: one a fold, but only one after a validation by time, fitted anew."""
+        return [1 if self._validation.kind == "time" else rung.folds for rung in self.rungs]
+
     def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
         """Return the mean of the rung's folds."""
         spec, fitted = self.rungs[rung], self._fitted_below(rung)
         table = self.table(configuration)
-        values, seconds, wall = [], 0.0, 0.0
+        values, fits, seconds, wall = [], [], 0.0, 0.0
         for fold in range(spec.folds):
             fit = _read(self._path(configuration, fold, spec.limit))
             if fit is None:
                 fit = self._fit(configuration, table, fold, spec.limit, until)
             elif fold >= fitted:
                 seconds, wall = seconds + fit.seconds, wall + fit.wall
+            fits.append(fit)
             values.append(measure(self.task.metric, table.y[table.folds.judged(fold)], fit.answers))
         known = [value for value in values if np.isfinite(value)]
-        figures = {"folds": [value if np.isfinite(value) else None for value in values]}
+        figures: dict[str, Any] = {"folds": [value if np.isfinite(value) else None for value in values]}
+        if spec.limit is None:
+            figures[TOP] = self._top(fits)
         return Result(float(np.mean(known)) if known else float("nan"), figures, seconds, wall)
 
     def assist(self, configuration: Configuration, rung: int, until: float) -> bool:
@@ -127,6 +150,11 @@ class TableEvaluator:
             return False
         self._fit(configuration, self.table(configuration), left[-1], spec.limit, until)
         return True
+
+    def _top(self, fits: Sequence[FoldFit]) -> int:
+        """Return the highest rung whose models are within the limits, told from those of some folds; 0 if none is."""
+        size, latency = megabytes(fits) / len(fits), microseconds(fits) / len(fits)
+        return max((rung for rung, models in enumerate(self.models) if self._limits.hold(models * size, models * latency)), default=0)
 
     def _fitted_below(self, rung: int) -> int:
         """Return how many folds the rungs below have fitted on all their rows."""
