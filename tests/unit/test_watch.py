@@ -54,6 +54,7 @@ from components.train.watch import (
 )
 from components.train.watch.alarms import judge
 from components.train.watch.measure import LockProbe, time_loads
+from components.train.watch.prediction import friction_of
 from components.train.watch.timeline import Recent, Timeline
 
 _loader = SourceFileLoader("well_formed", str(Path(__file__).parents[1] / "well_formed.py"))
@@ -125,6 +126,16 @@ def test_pythons_lock_serialises_whatever_the_cores() -> None:
     # A step of many short calls needs the lock between them; one that waits (a disk, a device) does not.
     assert predict(load, cost(0.01, busy=1.0), workers=1, cores=8).iteration_s == pytest.approx(0.02, rel=0.02)
     assert predict(load, cost(0.01), workers=1, cores=8).iteration_s == pytest.approx(0.01, rel=0.02)
+
+
+def test_what_computing_parts_lose_to_each_other_is_found_again() -> None:
+    load, step = cost(0.012, busy=1.0), cost(0.010, busy=0.9)
+    slower = predict(load, step, workers=1, cores=2, batches=50, friction=1.25)
+    assert slower.step_s == pytest.approx(1.25 * 0.009 + 0.001, rel=0.02)
+    assert friction_of(load, step, slower.step_s, cores=2, batches=50) == pytest.approx(1.25, rel=0.02)
+    assert friction_of(load, step, 0.005, cores=2, batches=50) == 1
+    waiting = cost(0.012)
+    assert predict(waiting, step, workers=1, friction=1.25) == predict(waiting, step, workers=1)
 
 
 def test_jitter_costs_more_than_the_means_say_and_a_deeper_queue_takes_it_back() -> None:
@@ -689,6 +700,7 @@ def test_a_balanced_sleeping_job_is_told_to_prefetch_and_doing_so_helps() -> Non
     assert found.plan.gain > 1.3
     assert "workers" in {advice.rule for advice in found.advice}
     assert found.facts.epoch_batches == 60
+    assert found.facts.friction == 1, "who waits is in nobody's way"
 
     def iteration(batches: Any) -> float:
         with Monitor(CpuCounters()) as monitor:

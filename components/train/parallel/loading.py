@@ -60,7 +60,7 @@ def needed(what: Training, parallel: Parallel, model: nn.Module, device: torch.d
     """Forecast the memory of a step with this whole model; None: the step reads values, so only running it tells."""
 
     def made() -> tuple[nn.Module, torch.optim.Optimizer]:
-        with FakeCopyMode(detect_fake_mode()):  # type: ignore[no-untyped-call]
+        with FakeCopyMode(detect_fake_mode()):  # type: ignore[no-untyped-call, arg-type]
             fake = copy.deepcopy(model)  # made among fake tensors, a model could not be converted (`.double()`)
         return fake, what.work.optimiser(fake.parameters())
 

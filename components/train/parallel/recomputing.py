@@ -33,9 +33,10 @@ def with_recomputation(what: Training, parallel: Parallel) -> tuple[Training, Pa
     if section.mode == "none":
         return what, parallel
     blocks = tuple(find(what.work.model(), what.work.blocks))
-    modes, parts = every(blocks, section.every, section.mode), parallel.micro_batches
     if section.mode == "auto":
         modes, parts = _planned(what, parallel, blocks)
+    else:
+        modes, parts = every(blocks, section.every, section.mode), parallel.micro_batches
 
     def recompute(model: nn.Module) -> nn.Module:
         apply(model, modes)

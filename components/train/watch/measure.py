@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from components.core.errors import DataError
 from components.train.watch.prediction import Cost
+from components.train.watch.prefetch import Prefetch
 
-__all__ = ["Loaded", "LockProbe", "crowding", "time_loads", "time_steps"]
+__all__ = ["Loaded", "LockProbe", "crowding", "time_beside", "time_loads", "time_steps"]
 
 _PROBED_EVERY_S = 0.002
 _LATE = 0.6
@@ -43,7 +46,8 @@ class LockProbe:
 
     A thread sleeps for a moment and looks how late it wakes up. Whoever computes in pure Python gives the lock up only when asked for it
     for `sys.getswitchinterval()`, so every wake-up that is that late has met a held lock. Time is weighed by what a wake-up stands for:
-    its sleep and its wait. Wake-ups are late by milliseconds on an overcommitted machine too: there the share is too high.
+    its sleep and its wait. On an overcommitted machine wake-ups are late by milliseconds too: what the kernel says that the thread has
+    waited for a core is taken off. Where it does not say so, the share is too high there.
     """
 
     def __enter__(self) -> LockProbe:
@@ -64,14 +68,16 @@ class LockProbe:
 
     def _run(self) -> None:
         limit = _LATE * sys.getswitchinterval()
-        before = time.perf_counter()
-        while not self._stop.is_set():
-            time.sleep(_PROBED_EVERY_S)
-            now = time.perf_counter()
-            self._passed += now - before
-            if now - before - _PROBED_EVERY_S > limit:
-                self._held += now - before
-            before = now
+        with _queued() as queued_s:
+            before, queued = time.perf_counter(), queued_s()
+            while not self._stop.is_set():
+                time.sleep(_PROBED_EVERY_S)
+                now, since = time.perf_counter(), queued_s()
+                passed = now - before - (since - queued)
+                self._passed += passed
+                if passed - _PROBED_EVERY_S > limit:
+                    self._held += passed
+                before, queued = now, since
 
 
 def time_loads(loader: Iterable[Any], *, batches: int, budget_s: float, skip: int = 1) -> Loaded:
@@ -141,6 +147,26 @@ def time_steps(step: Callable[[Any], object], batches: list[Any], *, steps: int,
     return _cost(times, worked, probe.share)
 
 
+def time_beside(
+    loader: Iterable[Any], step: Callable[[Any], object], *, steps: int, budget_s: float, wait: Callable[[], None]
+) -> tuple[float, int]:
+    """Run a short loop that loads ahead; return the mean seconds of a step while loads run beside it, and the number of steps.
+
+    The loader is iterated once more. Arguments as of `time_steps`.
+    """
+    times: list[float] = []
+    with closing(iter(Prefetch(loader, workers=1))) as batches:
+        begin = time.perf_counter()
+        for batch in batches:
+            before = time.perf_counter()
+            step(batch)
+            wait()
+            times.append(time.perf_counter() - before)
+            if len(times) >= steps or before - begin > budget_s:
+                break
+    return sum(times) / max(len(times), 1), len(times)
+
+
 def crowding(seconds: float = 0.1) -> float:
     """Return the share of time in which a thread that only computes does not run, because others use the cores: 0 on a quiet machine."""
     before, used = time.perf_counter(), time.thread_time()
@@ -148,6 +174,20 @@ def crowding(seconds: float = 0.1) -> float:
         pass
     passed = time.perf_counter() - before
     return max(0.0, 1 - (time.thread_time() - used) / passed)
+
+
+@contextmanager
+def _queued() -> Iterator[Callable[[], float]]:
+    """Yield what tells for how long this thread has waited for a core so far (Linux; elsewhere 0)."""
+    try:
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+    except OSError:
+        yield lambda: 0.0
+        return
+    try:
+        yield lambda: int(os.pread(file, 64, 0).split()[1]) / 1e9
+    finally:
+        os.close(file)
 
 
 def _cost(times: list[float], worked_s: float, locked: float) -> Cost:

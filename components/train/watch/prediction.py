@@ -8,8 +8,9 @@ an iteration. Stall share: what the loop waits for data, (T - S) / T.
   where L = S.
 - What the formula leaves out is *replayed* on a virtual clock (`predict`): times that vary (a full queue hides a slow load, an empty one
   does not), cores shared by loads and step, and Python's lock. Every running part is a wait (rate 1), then computing: all that compute
-  share the cores evenly. While one keeps the lock (pure Python), who computes in short calls stands still, and who has waited gets it
-  after the interpreter's switch interval. With equal times and enough cores the replay gives the formula.
+  share the cores evenly, and are slower by a measured *friction* (a lock handed over between short calls, shared caches, other jobs).
+  While one keeps the lock (pure Python), who computes in short calls stands still, and who has waited gets it after the interpreter's
+  switch interval. With equal times and enough cores the replay gives the formula.
 
 Bounded queue between producer and consumer as in a tandem queue with blocking; shared cores as egalitarian processor sharing (Kleinrock
 1976, "Queueing Systems" II, 4.4).
@@ -24,11 +25,12 @@ from dataclasses import dataclass, field
 
 from components.core.errors import DataError
 
-__all__ = ["Cost", "Prediction", "overlapped_stall", "predict", "serial_stall"]
+__all__ = ["Cost", "Prediction", "friction_of", "overlapped_stall", "predict", "serial_stall"]
 
 _BATCHES = 400
 """Replayed at most; of a longer loop the first tenth only fills the queue and is not counted."""
 _SMALLEST = 1e-12
+_FITTED, _MOST_FRICTION = 6, 4.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ def overlapped_stall(load_s: float, step_s: float, workers: int) -> float:
     return (slowest - step_s) / slowest if slowest > 0 else 0.0
 
 
-def predict(load: Cost, step: Cost, *, workers: int, depth: int = 0, cores: float = math.inf, batches: int = 0) -> Prediction:
+def predict(
+    load: Cost, step: Cost, *, workers: int, depth: int = 0, cores: float = math.inf, batches: int = 0, friction: float = 1.0
+) -> Prediction:
     """Replay a loop on a virtual clock.
 
     Args:
@@ -103,22 +107,40 @@ def predict(load: Cost, step: Cost, *, workers: int, depth: int = 0, cores: floa
         depth: Batches that are being loaded or wait to be taken, at most; 0: twice the workers.
         cores: That loads and step may use together.
         batches: Of the loop, which begins with an empty queue; 0: so many that its beginning does not count.
+        friction: Times as long computing takes while another part computes, too.
 
     Raises:
-        DataError: `workers`, `batches` or `depth` is negative, or there is no core.
+        DataError: `workers`, `batches` or `depth` is negative, there is no core, or friction would make faster.
     """
-    if min(workers, depth, batches) < 0 or cores <= 0:
-        given = f"{workers} workers, depth {depth}, {batches} batches, {cores} cores"
-        raise DataError(given, do="give workers, depth and batches from 0, cores above 0")
+    if min(workers, depth, batches) < 0 or cores <= 0 or not friction >= 1:
+        given = f"{workers} workers, depth {depth}, {batches} batches, {cores} cores, friction {friction}"
+        raise DataError(given, do="give workers, depth and batches from 0, cores above 0, friction from 1")
     if workers == 0:
         total = load.mean_s + step.mean_s
         return Prediction(total, serial_stall(load.mean_s, step.mean_s), step.mean_s)
     short = 0 < batches <= _BATCHES
-    waits, steps = _Replay(load, step, workers, max(depth or 2 * workers, workers), cores).run(batches if short else _BATCHES)
+    waits, steps = _Replay(load, step, workers, max(depth or 2 * workers, workers), cores, friction).run(batches if short else _BATCHES)
     start = 0 if short else _BATCHES // 10
     waited, stepped = math.fsum(waits[start:]), math.fsum(steps[start:])
     count = len(steps) - start
     return Prediction((waited + stepped) / count, serial_stall(waited, stepped), stepped / count)
+
+
+def friction_of(load: Cost, step: Cost, step_s: float, *, cores: float, batches: int) -> float:
+    """Return the friction with which the replay of a short loop, one load beside the step, has steps as long as they were.
+
+    Args:
+        load: Alone.
+        step: Alone.
+        step_s: Mean of a step in that loop.
+        cores: As of `predict`.
+        batches: Of that loop.
+    """
+    found = 1.0
+    for _ in range(_FITTED):
+        said = predict(load, step, workers=1, cores=cores, batches=batches, friction=found).step_s
+        found = min(max(1.0, found * step_s / max(said, _SMALLEST)), _MOST_FRICTION)
+    return found
 
 
 @dataclass
@@ -141,6 +163,7 @@ class _Replay:
     workers: int
     depth: int
     cores: float
+    friction: float = 1.0
     switch_s: float = field(default_factory=sys.getswitchinterval)
     now: float = 0.0
     loads: dict[int, _Task] = field(default_factory=dict)
@@ -178,6 +201,7 @@ class _Replay:
         running = (3,) if holders else (2,)  # what computes in short calls needs the lock between them
         wanted = math.fsum(task.width for task, phase in zip(tasks, phases, strict=True) if phase in running)
         share = min(1.0, self.cores / wanted) if wanted else 1.0
+        share /= self.friction if not holders and phases.count(2) > 1 else 1.0
         rates = [1.0, 1.0, 0.0 if holders else share, min(share, 1.0 / max(holders, 1)), 0.0]
         passed = min((task.left[phase] / rates[phase] for task, phase in zip(tasks, phases, strict=True) if rates[phase]), default=0.0)
         for task, phase in zip(tasks, phases, strict=True):

@@ -43,6 +43,7 @@ class Facts:
         memory: Forecast or measured; None: neither.
         limit_bytes: Of memory; 0: unknown.
         crowded: Share of time in which a computing thread did not get a core, while this was measured.
+        friction: Times as long computing takes while loads and step do it at once.
     """
 
     load: Cost
@@ -60,22 +61,25 @@ class Facts:
     memory: MemoryForecast | None = None
     limit_bytes: int = 0
     crowded: float = 0.0
+    friction: float = 1.0
 
     def loop(self, load: Cost | None = None, step: Cost | None = None) -> Prediction:
         """Predict the loop as it is arranged, with its own load and step or others."""
         # A loader's own workers are in the time between its batches: to the loop they are one worker that delivers so often.
-        return predict(
-            load or self.load, step or self.step, workers=min(self.ahead, 1), depth=self.depth, cores=self.cores, batches=self.epoch_batches
-        )
+        return self._predict(load or self.load, step or self.step, workers=min(self.ahead, 1), depth=self.depth)
 
     def with_workers(self, workers: int) -> Prediction:
         """Predict the loop with other workers: threads for a loader that has none, as many processes for one that has some."""
         if not self.ahead:
-            return predict(self.load, self.step, workers=workers, cores=self.cores, batches=self.epoch_batches)
+            return self._predict(self.load, self.step, workers=workers)
         scale = self.ahead / workers
         faster = replace(self.load, times_s=tuple(seconds * scale for seconds in self.load.times_s))
         depth = max(self.depth, 2 * workers)
-        return predict(faster, self.step, workers=1, depth=depth, cores=self.cores, batches=self.epoch_batches)
+        return self._predict(faster, self.step, workers=1, depth=depth)
+
+    def _predict(self, load: Cost, step: Cost, *, workers: int, depth: int = 0) -> Prediction:
+        given = {"cores": self.cores, "friction": self.friction}
+        return predict(load, step, workers=workers, depth=depth, batches=self.epoch_batches, **given)
 
 
 @dataclass(frozen=True)
