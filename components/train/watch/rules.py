@@ -43,7 +43,6 @@ class Facts:
         memory: Forecast or measured; None: neither.
         limit_bytes: Of memory; 0: unknown.
         crowded: Share of time in which a computing thread did not get a core, while this was measured.
-        friction: Times as long computing takes while loads and step do it at once.
     """
 
     load: Cost
@@ -61,7 +60,6 @@ class Facts:
     memory: MemoryForecast | None = None
     limit_bytes: int = 0
     crowded: float = 0.0
-    friction: float = 1.0
 
     def loop(self, load: Cost | None = None, step: Cost | None = None) -> Prediction:
         """Predict the loop as it is arranged, with its own load and step or others."""
@@ -78,8 +76,7 @@ class Facts:
         return self._predict(faster, self.step, workers=1, depth=depth)
 
     def _predict(self, load: Cost, step: Cost, *, workers: int, depth: int = 0) -> Prediction:
-        given = {"cores": self.cores, "friction": self.friction}
-        return predict(load, step, workers=workers, depth=depth, batches=self.epoch_batches, **given)
+        return predict(load, step, workers=workers, depth=depth, cores=self.cores, batches=self.epoch_batches)
 
 
 @dataclass(frozen=True)

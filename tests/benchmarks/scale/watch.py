@@ -75,7 +75,7 @@ JOBS: tuple[Job, ...] = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job's figures, as (predicted, measured) or by the formula on the means; `crowded` and `friction` as of `Facts`."""
+    """A job's figures, as (predicted, measured) or by the formula on the means; `crowded` as of `Facts`, `friction` the step's."""
 
     job: Job
     stall: tuple[float, float]
@@ -152,7 +152,7 @@ def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, se
     flown, serial, ahead = [], [], []
     for _ in range(passes):
         known = Prefetch(replace(loads, count=measured + 1), load, workers=0)
-        flown.append(preflight(known, step, batches=measured, budget_s=30.0, epoch_batches=steps).facts)
+        flown.append(preflight(known, step, batches=measured, budget_s=30.0, parallel=job.workers, epoch_batches=steps).facts)
         serial.append(_watched(Prefetch(loads, load, workers=0), step))
         ahead.append(_watched(Prefetch(loads, load, workers=job.workers), step))
     now, then = [facts.loop() for facts in flown], [facts.with_workers(job.workers) for facts in flown]
@@ -166,7 +166,7 @@ def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, se
         (load_s + step_s) / max(load_s / job.workers, step_s),
         (1 - _median(ahead, "stall_share")) / (1 - _median(serial, "stall_share")),
         _median(flown, "crowded"),
-        _median(flown, "friction"),
+        statistics.median(facts.step.friction for facts in flown),
     )
 
 
