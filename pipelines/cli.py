@@ -9,6 +9,7 @@ import sys
 import tempfile
 import uuid
 import webbrowser
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -245,6 +246,25 @@ def compile(
 
         write_structure(to / "airflow_loop.json")
         console.print(f"wrote {to / 'airflow_loop.json'}")
+
+
+@app.command()
+def manifest(
+    name: ScenarioName,
+    folder: Annotated[str, typer.Option(help="the job's folder on the shared volume, with its job.json")],
+    kind: Annotated[str, typer.Option(help="TrainJob (Kubeflow Trainer 2) or PyTorchJob (Training Operator 1)")] = "TrainJob",
+    gpus: Annotated[int, typer.Option(help="devices of a node, a rank on each; 0: every rank is a node")] = 0,
+    image: Annotated[str, typer.Option(help="has ATLAS and its learn libraries")] = "localhost/atlas-learn:latest",
+) -> None:
+    """Print the Kubernetes manifest of a scenario's training job: its processes on nodes that have the train step's resources."""
+    from components.core.step import load_spec
+    from components.train.parallel import manifest as manifests
+
+    parallel = scenario.find(name, Settings.from_env()).train.parallel
+    if parallel is None or parallel.strategy == "graph":
+        raise ConfigError(f"{name} asks for no job of several processes", do="give train.parallel a strategy other than graph")
+    need = replace(load_spec("train").resources, gpu=gpus)
+    typer.echo(manifests.to_yaml(manifests.manifest(kind, name, parallel.world, need, image=image, folder=folder)), nl=False)
 
 
 @app.command()

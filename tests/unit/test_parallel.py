@@ -23,12 +23,16 @@ from components.core.contract import Resources
 from components.core.errors import ConfigError, DataError, IntegrityError
 from components.train.parallel import checkpoint
 from components.train.parallel.job import CURVE, WATCH, WEIGHTS, Job, train
+from components.train.parallel.loading import flown
 from components.train.parallel.manifest import manifest, to_yaml
+from components.train.parallel.recomputing import with_recomputation
 from components.train.parallel.section import STAGES_A_RANK, Parallel
 from components.train.parallel.stages import cut, places_of, split
 from components.train.parallel.strategies import make
 from components.train.parallel.strategies.base import parts_of
 from components.train.parallel.works import training
+from components.train.spec import SPEC
+from pipelines.cli import app
 
 _loader = SourceFileLoader("parallel_curves", str(Path(__file__).parents[1] / "parallel_curves.py"))
 curves = module_from_spec(spec_from_loader("parallel_curves", _loader))  # type: ignore[arg-type]
@@ -61,6 +65,7 @@ def alone(folder: Path, steps: int, every: int = 0, **options: Any) -> list[floa
         ({"strategy": "ddp", "data": 2, "partitioner": "hash"}, "partitioner goes with strategy 'graph'"),
         ({"recompute": {"mode": "auto"}}, "'auto' needs it"),
         ({"recompute": {"mode": "full", "budget_mb": 1}}, "goes with mode 'auto'"),
+        ({"micro_batches": 0}, "micro_batches 0 lets a memory budget decide"),
     ],
 )
 def test_a_section_that_makes_no_sense_is_refused(section: dict[str, Any], says: str) -> None:
@@ -179,6 +184,32 @@ def test_memory_and_loading_change_nothing_but_memory_and_time(section: dict[str
     assert "<!doctype html>" in (tmp_path / "with" / WATCH / "watch.html").read_text()
 
 
+def test_a_budget_decides_on_the_micro_batch(tmp_path: Path) -> None:
+    section = Parallel.model_validate({"micro_batches": 0, "checkpoint_every": 0, "recompute": {"mode": "auto", "budget_mb": 0.7}})
+    what = training("probe", {"rows": 256, "width": 64})
+    _, planned = with_recomputation(what, section)
+    assert planned.micro_batches == 3, "every block recomputed, 85 rows fit and 128 do not"
+    _, roomy = with_recomputation(what, section.model_copy(update={"recompute": section.recompute.model_copy(update={"budget_mb": 64})}))
+    assert roomy.micro_batches == 1
+    plain = alone(tmp_path / "plain", 4, rows=256, width=64)
+    job = Job(work="probe", options={"rows": 256, "width": 64}, parallel=section, steps=4)
+    assert curves.deviation(train(job, what, tmp_path / "fitted", CPU, lambda event: None), plain) <= curves.EXACT
+
+
+def test_a_job_that_measures_itself_first_forecasts_its_memory() -> None:
+    what = training("probe", {"rows": 64})
+    before = flown(what, Parallel(prefetch="auto"), range(100), CPU)
+    assert before is not None
+    memory = before.facts.memory
+    assert memory is not None
+    assert memory.how == "fake tensors"
+    weights = sum(weight.nbytes for weight in what.work.model().parameters())
+    assert memory.parts["Parameter"] == weights
+    assert memory.parts["Optstate"] >= 2 * weights
+    assert memory.peak_bytes > memory.parts["Process"] > 0
+    assert before.facts.doubled is not None, "whether a larger batch would be cheaper is looked at, too"
+
+
 def test_a_budget_that_nothing_fits_is_refused_with_the_least_that_does(tmp_path: Path) -> None:
     job = Job(work="probe", parallel=Parallel.model_validate({"recompute": {"mode": "auto", "budget_mb": 0.001}}), steps=2)
     with pytest.raises(ConfigError, match="the least possible is"):
@@ -279,3 +310,15 @@ def test_a_training_runtime_is_what_the_trainjob_refers_to() -> None:
 def test_ranks_that_do_not_fill_nodes_are_refused() -> None:
     with pytest.raises(ConfigError, match="6 ranks do not fill nodes of 4 devices"):
         manifest("TrainJob", "x", 6, Resources(gpu=4), image="i", folder="/atlas/x")
+    with pytest.raises(ConfigError, match="no manifest of kind 'MPIJob'"):
+        manifest("MPIJob", "x", 2, Resources(), image="i", folder="/atlas/x")
+
+
+def test_a_scenarios_job_gets_the_train_steps_resources(capsys: pytest.CaptureFixture[str]) -> None:
+    app(["manifest", "face", "--folder", "/atlas/jobs/face"], standalone_mode=False)
+    trainer = yaml.safe_load(capsys.readouterr().out)["spec"]["trainer"]
+    need = SPEC.resources
+    assert trainer["resourcesPerNode"]["limits"] == {"cpu": str(need.cpu), "memory": f"{need.memory_mb}Mi"}
+    assert (trainer["numNodes"], trainer["command"][-1]) == (2, "/atlas/jobs/face")
+    with pytest.raises(ConfigError, match="asks for no job of several processes"):
+        app(["manifest", "credit", "--folder", "/atlas/jobs/credit"], standalone_mode=False)

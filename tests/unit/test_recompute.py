@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
@@ -21,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.core.errors import ConfigError, DataError
 from components.train.memory import blocks, live, measure, micro_batch, plan, recompute
@@ -80,6 +82,18 @@ class Residual(nn.Module):
         return scores
 
 
+class Counted(TorchDispatchMode):
+    """Counts calls of operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[func._schema.name.removeprefix("aten::")] += 1
+        return func(*args, **(kwargs or {}))
+
+
 class TestGradients:
     @pytest.mark.parametrize("dropout", [0.0, 0.2])
     @pytest.mark.parametrize("autocast", [False, True])
@@ -106,6 +120,45 @@ class TestGradients:
         before = gradients(model, twice, ids)
         recompute.apply(model, PLANS[name](list(blocks.find(model))))
         assert same_bits(gradients(model, twice, ids), before)
+
+    @pytest.mark.parametrize("mode", ["full", "selective"])
+    def test_masks_are_drawn_once(self, mode: recompute.Mode) -> None:
+        model, loss, ids = make_gpt(0.2)
+        counted = Counted()
+        with counted:
+            before = gradients(model, loss, ids)
+        drawn, after = counted.calls["bernoulli_"], torch.get_rng_state()
+        recompute.apply(model, plan.every(list(blocks.find(model)), mode=mode))
+        counted.calls.clear()
+        with counted:
+            assert same_bits(gradients(model, loss, ids), before)
+        assert counted.calls["bernoulli_"] == drawn > 0
+        assert torch.equal(torch.get_rng_state(), after)
+
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize("mode", ["full", "selective"])
+    def test_are_the_same_where_not_only_masks_are_drawn(self, mode: recompute.Mode, first: bool) -> None:
+        class Noisy(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner, self.dropout = nn.Linear(4, 4), nn.Dropout(0.5)
+
+            def forward(self, x: Tensor) -> Tensor:
+                noise = torch.randn(4) if first else 1.0
+                dropped = self.dropout(self.inner(x) * noise)
+                return torch.tanh(self.inner(dropped * (1.0 if first else torch.randn(4))))
+
+        torch.manual_seed(0)
+        model, x = nn.ModuleList([Noisy(), Noisy()]), torch.randn(8, 4)
+
+        def loss(rows: Tensor) -> Tensor:
+            scores: Tensor = model[1](model[0](rows)).square().mean()
+            return scores
+
+        before = gradients(model, loss, x)
+        recompute.apply(model, plan.every(["0", "1"], mode=mode))
+        for _ in range(2):
+            assert same_bits(gradients(model, loss, x), before)
 
     def test_keyword_arguments_and_frozen_weights(self) -> None:
         class Scaled(nn.Module):

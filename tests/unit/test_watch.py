@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import sys
 import threading
 import time
 import weakref
@@ -54,6 +55,7 @@ from components.train.watch import (
 )
 from components.train.watch.alarms import judge
 from components.train.watch.measure import LockProbe, time_loads
+from components.train.watch.prediction import with_friction
 from components.train.watch.timeline import Recent, Timeline
 
 _loader = SourceFileLoader("well_formed", str(Path(__file__).parents[1] / "well_formed.py"))
@@ -125,6 +127,26 @@ def test_pythons_lock_serialises_whatever_the_cores() -> None:
     # A step of many short calls needs the lock between them; one that waits (a disk, a device) does not.
     assert predict(load, cost(0.01, busy=1.0), workers=1, cores=8).iteration_s == pytest.approx(0.02, rel=0.02)
     assert predict(load, cost(0.01), workers=1, cores=8).iteration_s == pytest.approx(0.01, rel=0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_computing_parts_lose_to_each_other_is_found_again(workers: int) -> None:
+    load, step = cost(0.012 * workers, busy=1.0), cost(0.010, busy=0.9)
+    slow = replace(load, friction=1.3), replace(step, friction=1.1)
+    loop = {"workers": workers, "cores": 4, "batches": 100}
+    seen = predict(*slow, **loop)
+    assert seen.iteration_s > predict(load, step, **loop).iteration_s
+    again = predict(*with_friction(load, step, seen, **loop), **loop)
+    assert again.iteration_s == pytest.approx(seen.iteration_s, rel=0.01)
+    assert again.stall_share == pytest.approx(seen.stall_share, abs=0.01)
+    waits = cost(0.012)
+    assert predict(waits, slow[1], workers=1) == predict(waits, step, workers=1), "who waits is in nobody's way"
+
+
+def test_a_step_that_waits_has_its_turn_while_a_load_keeps_the_lock() -> None:
+    seen = predict(cost(0.020, busy=1.0, locked=1.0), cost(0.010, busy=0.01), workers=1, cores=2)
+    assert seen.iteration_s == pytest.approx(0.020, rel=0.02)
+    assert seen.step_s == pytest.approx(0.010 + sys.getswitchinterval(), rel=0.05)
 
 
 def test_jitter_costs_more_than_the_means_say_and_a_deeper_queue_takes_it_back() -> None:
@@ -689,6 +711,7 @@ def test_a_balanced_sleeping_job_is_told_to_prefetch_and_doing_so_helps() -> Non
     assert found.plan.gain > 1.3
     assert "workers" in {advice.rule for advice in found.advice}
     assert found.facts.epoch_batches == 60
+    assert found.facts.load.friction == found.facts.step.friction == 1
 
     def iteration(batches: Any) -> float:
         with Monitor(CpuCounters()) as monitor:

@@ -2,15 +2,15 @@
 
 A recomputed block keeps its inputs only and runs its forward pass again when the backward pass comes to it. `selective` also keeps what its
 matrix products gave, so that only cheap operations run twice (Korthikanti et al. 2022, arXiv 2205.05198, section 5: the scores of an
-attention that is written out are recomputed, too). Random numbers and autocast are as in the first pass (`torch.utils.checkpoint`).
+attention that is written out are recomputed, too). Masks of dropout are kept where drawing them anew would cost (`keeping`); other random
+numbers, and autocast, are as in the first pass (`torch.utils.checkpoint`).
 
 The block's class is exchanged for a subclass of its own, as `fully_shard` does: names, state dicts and `isinstance` stay as they were.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any, Literal
@@ -18,29 +18,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint
 
 from components.core.errors import ConfigError, nearest
+from components.train.memory.keeping import Giving, Keeping
 
 __all__ = ["MODES", "Mode", "applied", "apply", "modes_of", "refuse_wrapped", "remove"]
 
 Mode = Literal["none", "selective", "full"]
 """What a block keeps for the backward pass: everything, its inputs and matrix products, its inputs."""
 MODES: tuple[Mode, ...] = ("none", "selective", "full")
-
-_aten = torch.ops.aten
-_PRODUCTS = frozenset(
-    {
-        _aten.mm.default,
-        _aten.addmm.default,
-        _aten.convolution.default,
-        _aten._scaled_dot_product_flash_attention_for_cpu.default,
-        _aten._scaled_dot_product_flash_attention.default,
-        _aten._scaled_dot_product_efficient_attention.default,
-        _aten._scaled_dot_product_cudnn_attention.default,
-    }
-)
 
 
 def apply(model: nn.Module, modes: Mapping[str, Mode]) -> None:
@@ -110,9 +97,11 @@ class _Recomputed(nn.Module):
         _recompute_needed: Product -> how many calls of it a recomputation asks for; None before the first one. It stops at the last tensor
             that the backward pass needs, so what comes later (the last product of most blocks) need not be kept. A wrong number costs
             time, never the result.
+        _recompute_draws: Whether masks of dropout are worth looking for, as the first pass in training found; likewise.
     """
 
     _recompute_mode: Mode
+    _recompute_draws: bool
     _recompute_needed: Mapping[Any, int] | None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,64 +134,38 @@ def _put(block: nn.Module, mode: Mode) -> None:
     changed.__class__ = _class(own)
     vars(block)["_recompute_mode"] = mode
     vars(block).setdefault("_recompute_needed", None)
+    vars(block).setdefault("_recompute_draws", True)
 
 
 def _contexts(block: _Recomputed) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     norms = [module for module in block.modules() if isinstance(module, _NormBase) and module.running_mean is not None]
-    kept: AbstractContextManager[Any] = nullcontext()
-    if block._recompute_mode == "full":
-        return kept, _again(block, norms, None)
-    caching, cached = create_selective_checkpoint_contexts(_policy(block._recompute_needed))  # type: ignore[no-untyped-call]
-    return caching, _again(block, norms, cached)
-
-
-def _policy(needed: Mapping[Any, int] | None) -> Callable[..., CheckpointPolicy]:
-    calls: Counter[Any] = Counter()
-
-    def decide(_context: Any, operation: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-        if operation not in _PRODUCTS:
-            return CheckpointPolicy.PREFER_RECOMPUTE
-        calls[operation] += 1
-        keep = needed is None or calls[operation] <= needed.get(operation, 0)
-        return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
-
-    return decide
+    products = block._recompute_mode == "selective"
+    keeping = Keeping(products=products, needed=block._recompute_needed) if products or block._recompute_draws else None
+    return _first(block, keeping), _again(block, norms, keeping)
 
 
 @contextmanager
-def _again(block: _Recomputed, norms: list[_NormBase], cached: TorchDispatchMode | None) -> Iterator[None]:
-    """The second pass: batch statistics go into copies, products come from the first pass."""
+def _first(block: _Recomputed, keeping: Keeping | None) -> Iterator[None]:
+    with keeping or nullcontext():
+        yield
+    if keeping is not None and block.training:
+        vars(block)["_recompute_draws"] = bool(keeping.masks)
+
+
+@contextmanager
+def _again(block: _Recomputed, norms: list[_NormBase], keeping: Keeping | None) -> Iterator[None]:
+    """The second pass: batch statistics go into copies, products and masks come from the first pass."""
     own = [dict(norm._buffers) for norm in norms]
     with ExitStack() as stack:
         for norm, buffers in zip(norms, own, strict=True):
             norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()})
             stack.callback(norm._buffers.update, buffers)
-        if cached is not None:
-            stack.enter_context(cached)
-        counting = stack.enter_context(_Products()) if cached is not None and block._recompute_needed is None else None
+        giving = stack.enter_context(Giving(keeping)) if keeping is not None else None
         try:
             yield
-        except RuntimeError as error:
-            if "has been mutated" in str(error):
-                what = f"{type(block).__name__} changes the result of a matrix product in place, so `selective` can't keep it"
-                raise ConfigError(what, do="use the mode `full`, or an activation that is not in place") from error
-            raise
         finally:
-            if counting is not None:
-                vars(block)["_recompute_needed"] = dict(counting.calls)
-
-
-class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts calls of products."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: Counter[Any] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _PRODUCTS:
-            self.calls[func] += 1
-        return func(*args, **(kwargs or {}))
+            if giving is not None and block._recompute_mode == "selective" and block._recompute_needed is None:
+                vars(block)["_recompute_needed"] = dict(giving.calls)
 
 
 def _marks(block: nn.Module) -> dict[str, tuple[int, int]]:

@@ -74,8 +74,8 @@ def train(job: Job, what: Training, folder: Path, device: torch.device, say: Cal
         device: This rank's.
         say: Called after each step with what happened.
     """
-    what = with_recomputation(what, job.parallel)
-    strategy = strategies.make(job.parallel, what.work, device)
+    what, parallel = with_recomputation(what, job.parallel)
+    strategy = strategies.make(parallel, what.work, device)
     kept = folder / "checkpoints"
     losses: list[float] = []
     if found := checkpoint.newest(kept):
@@ -84,11 +84,11 @@ def train(job: Job, what: Training, folder: Path, device: torch.device, say: Cal
         strategy.load(state)
         losses = [float(loss) for loss in found[1]["losses"]]
         say({"resumed_at": len(losses), "checkpoint": found[0].name})
-    resumed_at, every = len(losses), job.parallel.checkpoint_every
+    resumed_at, every = len(losses), parallel.checkpoint_every
     steps = range(resumed_at, job.steps)
-    before = flown(what, job.parallel, steps, device)
+    before = flown(what, parallel, steps, device)
     with Monitor() as monitor:
-        for step, batch in zip(steps, monitor.watch(batches(what, job.parallel, steps, before)), strict=True):
+        for step, batch in zip(steps, monitor.watch(batches(what, parallel, steps, before)), strict=True):
             losses.append(strategy.step(batch, what.rate(step)))
             say({"step": step, "loss": losses[-1]})
             if len(losses) == job.steps or (every and len(losses) % every == 0):

@@ -6,22 +6,23 @@ as it has devices. ATLAS's ConfigMap, Secret and volume claim (infra/k8s/base) a
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from components.core.contract import Resources
-from components.core.errors import ConfigError
+from components.core.errors import ConfigError, nearest
 
 __all__ = ["manifest", "pytorch_job", "to_yaml", "train_job"]
 
+_KINDS = ("TrainJob", "PyTorchJob")
 _HOME = "/atlas"
 _NAME = "atlas"
 """Of the ConfigMap, the Secret and the volume claim in infra/k8s."""
 
 
 def manifest(
-    kind: Literal["TrainJob", "PyTorchJob"],
+    kind: str,
     name: str,
     world: int,
     resources: Resources,
@@ -33,7 +34,7 @@ def manifest(
     """Return the manifest of one job.
 
     Args:
-        kind: Which operator runs it.
+        kind: `TrainJob` or `PyTorchJob`: which operator runs it.
         name: Of the job, a DNS label.
         world: Its ranks.
         resources: What one node has; with `gpu` devices it gets as many ranks, without any, one.
@@ -42,8 +43,10 @@ def manifest(
         runtime: Of a TrainJob: the TrainingRuntime, which mounts the volume.
 
     Raises:
-        ConfigError: The ranks do not fill whole nodes.
+        ConfigError: There is no such kind, or the ranks do not fill whole nodes.
     """
+    if kind not in _KINDS:
+        raise ConfigError(f"there is no manifest of kind '{kind}'", do=nearest(kind, _KINDS))
     each = max(1, resources.gpu)
     nodes, left = divmod(world, each)
     if left or not nodes:

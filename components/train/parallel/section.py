@@ -51,6 +51,7 @@ class Parallel(Frozen):
             `sharded_head`, whose processes also take different rows).
         pipeline: Processes that hold different layers.
         micro_batches: Parts into which a process cuts its rows: what fills a pipeline; for other strategies, gradient accumulation.
+            0, with recomputation `auto`: as few as fit its budget.
         schedule: Of a pipeline: `gpipe`; `1f1b` (Narayanan et al. 2019); `interleaved` (arXiv 2104.04473), two stages a process;
             `zero_bubble` (ZB1P) and `zbv` (arXiv 2401.10241), which put the weights' gradients into the idle time.
         bucket_mb: MiB of gradients that `ddp` sends at a time: small ones start earlier, large ones cost less each.
@@ -64,7 +65,7 @@ class Parallel(Frozen):
     data: int = Field(1, ge=1, le=65536)
     tensor: int = Field(1, ge=1, le=1024)
     pipeline: int = Field(1, ge=1, le=1024)
-    micro_batches: int = Field(1, ge=1, le=4096)
+    micro_batches: int = Field(1, ge=0, le=4096)
     schedule: Schedule = "1f1b"
     bucket_mb: float = Field(25.0, gt=0, le=4096)
     checkpoint_every: int = Field(100, ge=0)
@@ -94,6 +95,8 @@ class Parallel(Frozen):
             raise ValueError(f"pipeline {self.pipeline} goes with strategy 'pipeline', not with '{self.strategy}': set pipeline to 1")
         if self.strategy == "pipeline":
             self._check_pipeline()
+        if not self.micro_batches and self.recompute.mode != "auto":
+            raise ValueError("micro_batches 0 lets a memory budget decide: give recompute.mode 'auto' with budget_mb, or 1 or more")
         for name, strategies in (("schedule", ("pipeline",)), ("bucket_mb", ("ddp", "sharded_head")), ("partitioner", ("graph",))):
             # By value: an engine hands on every default, written out.
             if getattr(self, name) != type(self).model_fields[name].default and self.strategy not in strategies:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from components.core.errors import DataError
-from components.train.watch.prediction import Cost
+from components.train.watch.prediction import Cost, Prediction
+from components.train.watch.prefetch import Prefetch
 
-__all__ = ["Loaded", "LockProbe", "crowding", "time_loads", "time_steps"]
+__all__ = ["Loaded", "LockProbe", "crowding", "time_loads", "time_steps", "try_ahead"]
 
 _PROBED_EVERY_S = 0.002
 _LATE = 0.6
 """Of the interpreter's switch interval: who wakes up later than that has waited for the lock."""
 _KEPT = 4
+_TELLS = 5
+"""Steps from which a loop says something."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,15 @@ class LockProbe:
 
     A thread sleeps for a moment and looks how late it wakes up. Whoever computes in pure Python gives the lock up only when asked for it
     for `sys.getswitchinterval()`, so every wake-up that is that late has met a held lock. Time is weighed by what a wake-up stands for:
-    its sleep and its wait. Wake-ups are late by milliseconds on an overcommitted machine too: there the share is too high.
+    its sleep and its wait. On an overcommitted machine wake-ups are late by milliseconds too: what the kernel says that the thread has
+    waited for a core is taken off. Where it does not say so, the share is too high there.
+
+    Attributes:
+        own_s: Processor time of the thread, when it has ended.
     """
 
     def __enter__(self) -> LockProbe:
-        self._held = self._passed = 0.0
+        self._held = self._passed = self.own_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lock-probe", daemon=True)
         self._thread.start()
@@ -64,14 +73,17 @@ class LockProbe:
 
     def _run(self) -> None:
         limit = _LATE * sys.getswitchinterval()
-        before = time.perf_counter()
-        while not self._stop.is_set():
-            time.sleep(_PROBED_EVERY_S)
-            now = time.perf_counter()
-            self._passed += now - before
-            if now - before - _PROBED_EVERY_S > limit:
-                self._held += now - before
-            before = now
+        with _queued() as queued_s:
+            before, queued = time.perf_counter(), queued_s()
+            while not self._stop.is_set():
+                time.sleep(_PROBED_EVERY_S)
+                now, since = time.perf_counter(), queued_s()
+                passed = now - before - (since - queued)
+                self._passed += passed
+                if passed - _PROBED_EVERY_S > limit:
+                    self._held += passed
+                before, queued = now, since
+        self.own_s = time.thread_time()
 
 
 def time_loads(loader: Iterable[Any], *, batches: int, budget_s: float, skip: int = 1) -> Loaded:
@@ -114,7 +126,7 @@ def time_loads(loader: Iterable[Any], *, batches: int, budget_s: float, skip: in
         raise DataError("the loader has no batch", do="check its data set, its sampler and drop_last")
     if not times:  # fewer batches than are skipped: the first is all that is known
         times = [first_s]
-    return Loaded(_cost(times, worked, probe.share), first_s, kept, ended)
+    return Loaded(_cost(times, worked - probe.own_s, probe.share), first_s, kept, ended)
 
 
 def time_steps(step: Callable[[Any], object], batches: list[Any], *, steps: int, budget_s: float, wait: Callable[[], None]) -> Cost:
@@ -138,7 +150,33 @@ def time_steps(step: Callable[[Any], object], batches: list[Any], *, steps: int,
             wait()
             times.append(time.perf_counter() - before)
         worked = time.process_time() - used
-    return _cost(times, worked, probe.share)
+    return _cost(times, worked - probe.own_s, probe.share)
+
+
+def try_ahead(
+    loader: Iterable[Any], step: Callable[[Any], object], *, workers: int, steps: int, budget_s: float, wait: Callable[[], None]
+) -> tuple[Prediction, int, int] | None:
+    """Run a short loop that loads ahead; return what it was, its workers and its steps. None: the loader has too few batches left.
+
+    Args:
+        loader: It is iterated once more; a `Prefetch` that names its batches is asked for `workers` at a time, anything else for one.
+        workers: Threads.
+        step: And the others as of `time_steps`.
+    """
+    source = loader.loaded_by(workers) if isinstance(loader, Prefetch) else Prefetch(loader, workers=1)
+    stepped, count, begin, end = 0.0, 0, time.perf_counter(), 0.0
+    with closing(iter(source)) as batches:
+        for batch in batches:
+            before = time.perf_counter()
+            step(batch)
+            wait()
+            end = time.perf_counter()
+            stepped, count = stepped + end - before, count + 1
+            if count >= steps or end - begin > budget_s:
+                break
+    if count < _TELLS:
+        return None
+    return Prediction((end - begin) / count, 1 - stepped / (end - begin), stepped / count), source.workers, count
 
 
 def crowding(seconds: float = 0.1) -> float:
@@ -150,7 +188,21 @@ def crowding(seconds: float = 0.1) -> float:
     return max(0.0, 1 - (time.thread_time() - used) / passed)
 
 
+@contextmanager
+def _queued() -> Iterator[Callable[[], float]]:
+    """Yield what tells for how long this thread has waited for a core so far (Linux; elsewhere 0)."""
+    try:
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+    except OSError:
+        yield lambda: 0.0
+        return
+    try:
+        yield lambda: int(os.pread(file, 64, 0).split()[1]) / 1e9
+    finally:
+        os.close(file)
+
+
 def _cost(times: list[float], worked_s: float, locked: float) -> Cost:
     total = max(sum(times), 1e-9)
-    busy = min(1.0, worked_s / total)
+    busy = min(max(0.0, worked_s / total), 1.0)
     return Cost(tuple(times), busy, min(locked, busy), max(1.0, worked_s / total))

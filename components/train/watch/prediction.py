@@ -8,8 +8,9 @@ an iteration. Stall share: what the loop waits for data, (T - S) / T.
   where L = S.
 - What the formula leaves out is *replayed* on a virtual clock (`predict`): times that vary (a full queue hides a slow load, an empty one
   does not), cores shared by loads and step, and Python's lock. Every running part is a wait (rate 1), then computing: all that compute
-  share the cores evenly. While one keeps the lock (pure Python), who computes in short calls stands still, and who has waited gets it
-  after the interpreter's switch interval. With equal times and enough cores the replay gives the formula.
+  share the cores evenly, and are slower by a measured *friction* (a lock handed over between short calls, shared caches, other jobs).
+  While one keeps the lock (pure Python), who computes in short calls stands still, and who has waited gets it after the interpreter's
+  switch interval. With equal times and enough cores the replay gives the formula.
 
 Bounded queue between producer and consumer as in a tandem queue with blocking; shared cores as egalitarian processor sharing (Kleinrock
 1976, "Queueing Systems" II, 4.4).
@@ -20,15 +21,18 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from components.core.errors import DataError
 
-__all__ = ["Cost", "Prediction", "overlapped_stall", "predict", "serial_stall"]
+__all__ = ["Cost", "Prediction", "overlapped_stall", "predict", "serial_stall", "with_friction"]
 
 _BATCHES = 400
 """Replayed at most; of a longer loop the first tenth only fills the queue and is not counted."""
 _SMALLEST = 1e-12
+_FITTED, _MOST_FRICTION = 8, 4.0
+_BRIEF_S = 2e-4
+"""Who computes for less than this after a wait is done before anybody can ask for the lock."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,21 @@ class Cost:
         busy: Share of that in which it computed; the rest it waited (disk, network, device).
         locked: Share in which it computed and kept Python's lock, for longer than the switch interval if let; at most `busy`.
         width: Cores that it computed on at once.
+        friction: Times as long its computing takes while another part computes, too.
     """
 
     times_s: tuple[float, ...]
     busy: float = 0.0
     locked: float = 0.0
     width: float = 1.0
+    friction: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.times_s or not all(math.isfinite(t) and t >= 0 for t in self.times_s):
             raise DataError(f"times of a load or a step: {self.times_s!r}", do="measure at least one; seconds from 0")
-        if not (0 <= self.locked <= self.busy <= 1 and self.width >= 1):
-            raise DataError(
-                f"busy {self.busy}, locked {self.locked}, width {self.width}", do="0 <= locked <= busy <= 1 and width from 1 are needed"
-            )
+        if not (0 <= self.locked <= self.busy <= 1 and self.width >= 1 and self.friction >= 1):
+            given = f"busy {self.busy}, locked {self.locked}, width {self.width}, friction {self.friction}"
+            raise DataError(given, do="0 <= locked <= busy <= 1, and width and friction from 1 are needed")
 
     @property
     def mean_s(self) -> float:
@@ -121,12 +126,35 @@ def predict(load: Cost, step: Cost, *, workers: int, depth: int = 0, cores: floa
     return Prediction((waited + stepped) / count, serial_stall(waited, stepped), stepped / count)
 
 
+def with_friction(load: Cost, step: Cost, seen: Prediction, *, workers: int, cores: float, batches: int) -> tuple[Cost, Cost]:
+    """Return load and step with the frictions with which the replay of a short loop comes to what was seen of it.
+
+    Args:
+        load: Alone.
+        step: Alone.
+        seen: Of the loop.
+        workers: Of the loop, as are the others: see `predict`.
+        cores: That it may use.
+        batches: It had.
+    """
+    for _ in range(_FITTED):
+        said = predict(load, step, workers=workers, cores=cores, batches=batches)
+        load = replace(load, friction=_within(load.friction * seen.iteration_s / said.iteration_s))
+        step = replace(step, friction=_within(step.friction * seen.step_s / said.step_s))
+    return load, step
+
+
+def _within(friction: float) -> float:
+    return min(max(1.0, friction), _MOST_FRICTION)
+
+
 @dataclass
 class _Task:
     """A load or a step that runs: seconds left of waiting, of asking for the lock after it, of computing, of computing under the lock."""
 
     left: list[float]
     width: float
+    friction: float
     began: float
 
     def phase(self) -> int:
@@ -178,13 +206,15 @@ class _Replay:
         running = (3,) if holders else (2,)  # what computes in short calls needs the lock between them
         wanted = math.fsum(task.width for task, phase in zip(tasks, phases, strict=True) if phase in running)
         share = min(1.0, self.cores / wanted) if wanted else 1.0
-        rates = [1.0, 1.0, 0.0 if holders else share, min(share, 1.0 / max(holders, 1)), 0.0]
-        passed = min((task.left[phase] / rates[phase] for task, phase in zip(tasks, phases, strict=True) if rates[phase]), default=0.0)
-        for task, phase in zip(tasks, phases, strict=True):
-            if rates[phase]:
-                task.left[phase] -= passed * rates[phase]
-                if phase == 0 and task.left[0] <= _SMALLEST:
-                    task.left[1] = self.switch_s
+        of_phase = [1.0, 1.0, 0.0 if holders else share, min(share, 1.0 / max(holders, 1)), 0.0]
+        crowded = phases.count(2) > 1
+        rates = [of_phase[phase] / (task.friction if crowded and phase == 2 else 1.0) for task, phase in zip(tasks, phases, strict=True)]
+        going = [(task, phase, rate) for task, phase, rate in zip(tasks, phases, rates, strict=True) if rate]
+        passed = min((task.left[phase] / rate for task, phase, rate in going), default=0.0)
+        for task, phase, rate in going:
+            task.left[phase] -= passed * rate
+            if phase == 0 and task.left[0] <= _SMALLEST:
+                task.left[1] = self.switch_s
         self.now += passed
         if not any(task.phase() == 3 for task in tasks):
             for task in tasks:
@@ -193,4 +223,7 @@ class _Replay:
 
 def _task(cost: Cost, number: int, now: float) -> _Task:
     wall = cost.times_s[number % len(cost.times_s)]
-    return _Task([wall * (1 - cost.busy), 0.0, wall * (cost.busy - cost.locked), wall * cost.locked], cost.width, now)
+    waits, computes, keeps = wall * (1 - cost.busy), wall * (cost.busy - cost.locked), wall * cost.locked
+    if waits and not keeps and computes < _BRIEF_S:
+        waits, computes = wall, 0.0
+    return _Task([waits, 0.0, computes, keeps], cost.width, cost.friction, now)

@@ -62,6 +62,12 @@ class Prefetch(Generic[T]):
         """Return the source's length; TypeError where it has none, as `len` does."""
         return len(self._source)  # type: ignore[arg-type]
 
+    def loaded_by(self, workers: int) -> Prefetch[T]:
+        """Return the same batches, loaded by so many threads; by one where the source is an iterable of batches."""
+        if self._load is _same:
+            return Prefetch(self._source, workers=1, placer=self._placer)
+        return Prefetch(self._source, self._load, workers=workers, placer=self._placer)
+
     def __iter__(self) -> Generator[T, None, None]:
         """Yield the batches in the source's order; an exception of the source or of a load comes where its batch would have come."""
         source, placer = iter(self._source), self._placer

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 from components.train.watch.devices import cores
 from components.train.watch.job import Stateful, ahead_of, copy_seconds, limit_bytes, pinned, restored, waiter
-from components.train.watch.measure import crowding, time_loads, time_steps
+from components.train.watch.measure import crowding, time_loads, time_steps, try_ahead
 from components.train.watch.memory import MemoryForecast, measure_peak
-from components.train.watch.prediction import Prediction
+from components.train.watch.prediction import Prediction, with_friction
 from components.train.watch.prefetch import Placer, Prefetch
 from components.train.watch.rules import WORTH, Advice, Facts, advise, best_workers
 from components.train.watch.syncs import count_syncs
@@ -24,6 +24,8 @@ __all__ = ["Plan", "Preflight", "choose", "prefetched", "preflight", "twice"]
 
 T = TypeVar("T")
 _SYNC_STEPS = 2
+_COMPUTES = 0.2
+"""Share of its time from which a load or a step is said to compute."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def preflight(
     """Measure a job for a moment; nothing that it reports needs the loop to exist.
 
     Args:
-        loader: One iteration of it is begun, and closed.
+        loader: One iteration of it is begun, and closed; a second one where loads and steps both compute.
         step: Trains on a batch. It is executed: `restores` says what to put back.
         device: That the step uses; None: the CPU.
         batches: Loads and steps that are timed, at most.
@@ -111,13 +113,18 @@ def preflight(
         peak = forecast or measure_peak(lambda: step(kept[0]), device)
         cost = time_steps(step, kept, steps=batches, budget_s=budget_s, wait=wait)
         syncs = count_syncs(step, kept[:_SYNC_STEPS])
+        load = loaded.cost
+        if not ahead and min(load.busy, cost.busy) > _COMPUTES:  # what waits is in nobody's way
+            tried = try_ahead(loader, step, workers=parallel, steps=batches, budget_s=budget_s, wait=wait)
+            if tried is not None:
+                load, cost = with_friction(load, cost, tried[0], workers=tried[1], cores=cores(), batches=tried[2])
         doubled = None if double is None else time_steps(step, [double(kept[0])], steps=batches, budget_s=budget_s, wait=wait)
         validated = 0.0
         if validate is not None and validation_batches:
             one = time_steps(validate, kept, steps=max(1, batches // 4), budget_s=budget_s, wait=wait).mean_s
             validated = validation_batches * (one + loaded.cost.mean_s)
     facts = Facts(
-        loaded.cost,
+        load,
         cost,
         ahead=ahead,
         depth=depth,

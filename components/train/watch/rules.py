@@ -64,18 +64,19 @@ class Facts:
     def loop(self, load: Cost | None = None, step: Cost | None = None) -> Prediction:
         """Predict the loop as it is arranged, with its own load and step or others."""
         # A loader's own workers are in the time between its batches: to the loop they are one worker that delivers so often.
-        return predict(
-            load or self.load, step or self.step, workers=min(self.ahead, 1), depth=self.depth, cores=self.cores, batches=self.epoch_batches
-        )
+        return self._predict(load or self.load, step or self.step, workers=min(self.ahead, 1), depth=self.depth)
 
     def with_workers(self, workers: int) -> Prediction:
         """Predict the loop with other workers: threads for a loader that has none, as many processes for one that has some."""
         if not self.ahead:
-            return predict(self.load, self.step, workers=workers, cores=self.cores, batches=self.epoch_batches)
+            return self._predict(self.load, self.step, workers=workers)
         scale = self.ahead / workers
         faster = replace(self.load, times_s=tuple(seconds * scale for seconds in self.load.times_s))
         depth = max(self.depth, 2 * workers)
-        return predict(faster, self.step, workers=1, depth=depth, cores=self.cores, batches=self.epoch_batches)
+        return self._predict(faster, self.step, workers=1, depth=depth)
+
+    def _predict(self, load: Cost, step: Cost, *, workers: int, depth: int = 0) -> Prediction:
+        return predict(load, step, workers=workers, depth=depth, cores=self.cores, batches=self.epoch_batches)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ JOBS: tuple[Job, ...] = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job's figures, as (predicted, measured) or by the formula on the means; `crowded`: how busy others kept the machine."""
+    """A job's figures, as (predicted, measured) or by the formula on the means; `crowded` as of `Facts`, `friction` the step's."""
 
     job: Job
     stall: tuple[float, float]
@@ -85,6 +85,7 @@ class Outcome:
     formula_gain: float
     busy: float
     crowded: float
+    friction: float
 
 
 class Workloads:
@@ -135,7 +136,10 @@ class Loads:
 
 
 def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, seed: int) -> Outcome:
-    """Predict a job from `measured` loads and steps, then run it: passes with and without prefetching take turns, the median counts."""
+    """Predict a job from `measured` loads and steps, then run it without and with prefetching; do so `passes` times, the medians count.
+
+    A machine's speed drifts: prediction and loop are seen at the same times, by turns.
+    """
     loads = Loads(job, steps, random.Random(f"{job} {seed}"))
 
     def load(seconds: float) -> int:
@@ -145,26 +149,29 @@ def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, se
     def step(_: Any) -> None:
         work.run(job.step, job.step_ms / 1e3)
 
-    known = Prefetch(replace(loads, count=measured + 1), load, workers=0)
-    facts = preflight(known, step, batches=measured, budget_s=30.0, epoch_batches=steps).facts
-    then = facts.with_workers(job.workers)
-    now = facts.loop()
-    serial, ahead = [], []
+    flown, serial, ahead = [], [], []
     for _ in range(passes):
+        known = Prefetch(replace(loads, count=measured + 1), load, workers=0)
+        flown.append(preflight(known, step, batches=measured, budget_s=30.0, parallel=job.workers, epoch_batches=steps).facts)
         serial.append(_watched(Prefetch(loads, load, workers=0), step))
         ahead.append(_watched(Prefetch(loads, load, workers=job.workers), step))
-    one, other = (sorted(seen, key=lambda watched: watched.steps_per_s)[len(seen) // 2] for seen in (serial, ahead))
-    slowest = max(facts.load.mean_s / job.workers, facts.step.mean_s)
+    now, then = [facts.loop() for facts in flown], [facts.with_workers(job.workers) for facts in flown]
+    load_s, step_s = (statistics.median(part(facts).mean_s for facts in flown) for part in (lambda f: f.load, lambda f: f.step))
     return Outcome(
         job,
-        (now.stall_share, one.stall_share),
-        (then.stall_share, other.stall_share),
-        overlapped_stall(facts.load.mean_s, facts.step.mean_s, job.workers),
-        (now.iteration_s / then.iteration_s, other.steps_per_s / one.steps_per_s),
-        (facts.load.mean_s + facts.step.mean_s) / slowest,
-        (1 - other.stall_share) / (1 - one.stall_share),
-        facts.crowded,
+        (_median(now, "stall_share"), _median(serial, "stall_share")),
+        (_median(then, "stall_share"), _median(ahead, "stall_share")),
+        overlapped_stall(load_s, step_s, job.workers),
+        (_median(now, "iteration_s") / _median(then, "iteration_s"), _median(ahead, "steps_per_s") / _median(serial, "steps_per_s")),
+        (load_s + step_s) / max(load_s / job.workers, step_s),
+        (1 - _median(ahead, "stall_share")) / (1 - _median(serial, "stall_share")),
+        _median(flown, "crowded"),
+        statistics.median(facts.step.friction for facts in flown),
     )
+
+
+def _median(seen: Sequence[Any], name: str) -> float:
+    return statistics.median(getattr(each, name) for each in seen)
 
 
 def _watched(batches: Prefetch[int], step: Callable[[Any], None]) -> Watched:
@@ -229,14 +236,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     work, outcomes = Workloads(), []
-    measured, steps, passes = (25, 25, 1) if given.quick else (200, 120, 3)
-    print(f"{'job':56}  stall: said seen   ahead: said seen  formula   gain: said seen  formula  crowded", file=sys.stderr)
+    measured, steps, passes = (25, 25, 1) if given.quick else (100, 120, 3)
+    print(f"{'job':56}  stall: said seen   ahead: said seen  formula   gain: said seen  formula  crowded friction", file=sys.stderr)
     for job in JOBS:
         found = run(job, work, measured=measured, steps=steps, passes=passes, seed=given.seed)
         outcomes.append(found)
         stalls = f"{found.stall[0]:11.3f} {found.stall[1]:.3f} {found.stall_then[0]:12.3f} {found.stall_then[1]:.3f} {found.formula:8.3f}"
         print(
-            f"{job!s:56}{stalls} {found.gain[0]:11.2f} {found.gain[1]:.2f} {found.formula_gain:8.2f} {found.crowded:8.0%}",
+            f"{job!s:56}{stalls} {found.gain[0]:11.2f} {found.gain[1]:.2f} {found.formula_gain:8.2f}"
+            f" {found.crowded:8.0%} {found.friction:8.2f}",
             file=sys.stderr,
             flush=True,
         )
