@@ -200,7 +200,7 @@ class Bench:
             command = [str(python), str(system.scripts / system.script), str(work), *self._options(run, work)]
             # A system gets time to overrun its budget, and to answer; one that hangs is ended.
             limit_s = 180 + 3 * run.budget_s
-            watched = watch(command, env=environment(system), cores=CORES, log=log, limit_s=limit_s)
+            watched = watch(command, env=environment(system), cores=CORES, folder=work, log=log, limit_s=limit_s)
             if watched.code != 0:
                 return Result(run, given.entry.metric, error=_why(watched, log))
             try:

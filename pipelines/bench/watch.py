@@ -49,14 +49,14 @@ class Watched:
         return c1 if t1 <= t0 else c0 + (c1 - c0) * min(max((at_s - t0) / (t1 - t0), 0.0), 1.0)
 
 
-def watch(command: Sequence[str], *, env: Mapping[str, str], cores: int, log: Path, limit_s: float) -> Watched:
-    """Run a command to its end on `cores` cores, output into `log`; whatever it leaves behind is ended too."""
+def watch(command: Sequence[str], *, env: Mapping[str, str], cores: int, folder: Path, log: Path, limit_s: float) -> Watched:
+    """Run a command to its end on `cores` cores, in `folder`, output into `log`; whatever it leaves behind is ended too."""
     began = time.monotonic()
     samples: list[tuple[float, float]] = []
     peak, cpu, overdue = 0.0, 0.0, False
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             _pin(process.pid, cores)

@@ -290,14 +290,14 @@ class TestWatch:
     def test_children_count(self, tmp_path: Path) -> None:
         burn = "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
         code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); block = bytearray(64 << 20)"
-        seen = watch([sys.executable, "-c", code], env=os.environ, cores=1, log=tmp_path / "log", limit_s=60)
+        seen = watch([sys.executable, "-c", code], env=os.environ, cores=1, folder=tmp_path, log=tmp_path / "log", limit_s=60)
         assert seen.code == 0
         assert seen.cpu_s >= 0.5
         assert [cpu for _, cpu in seen.samples] == sorted(cpu for _, cpu in seen.samples)
 
     def test_what_takes_too_long_is_ended_with_its_children(self, tmp_path: Path) -> None:
         code = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, flush=True); import time; time.sleep(60)"
-        seen = watch([sys.executable, "-c", code], env=os.environ, cores=1, log=tmp_path / "log", limit_s=1)
+        seen = watch([sys.executable, "-c", code], env=os.environ, cores=1, folder=tmp_path, log=tmp_path / "log", limit_s=1)
         assert seen.overdue
         assert seen.code == -9
         child = Path("/proc") / (tmp_path / "log").read_text().strip() / "stat"
