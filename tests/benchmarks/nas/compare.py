@@ -1,6 +1,7 @@
 """Architecture search beside its rivals: what the issue asks of it, a row a figure.
 
     python tests/benchmarks/nas/compare.py [--quick] [--spaces mobilenet,resnet] [--cases search,ranking,budgets,ocr] [--seeds 5]
+        [--without SYSTEM]
 
 Looks up the ground truth beside this file (truth.py makes it). Runs are kept in ATLAS_HOME/bench/nas: started again, it goes on. `--quick`
 has a world of its own that takes a minute, and shows that everything runs; its figures mean nothing.
@@ -13,7 +14,6 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -46,9 +46,8 @@ _TAU = 0.6
 _P = 0.05
 
 
-def rows(space: str, cases: Sequence[str], seeds: int, work: Path) -> Iterator[Row]:
+def rows(contest: Contest, cases: Sequence[str], seeds: int) -> Iterator[Row]:
     """Yield the rows of a space as they are measured."""
-    contest = Contest(space, work)
     if "search" in cases:
         yield from _time_rows(contest, seeds)
         yield from _regret_rows(contest, seeds)
@@ -61,7 +60,7 @@ def _time_rows(contest: Contest, seeds: int) -> Iterator[Row]:
     limits = contest.limits()
     lines = {
         system: [(contest.incumbents(system, seed, share), limits[share]) for seed in range(seeds) for share in SHARES]
-        for system in SYSTEMS
+        for system in contest.systems
     }
     lines["random search"] = [
         (contest.random(seed, limits[share], uniform=True, most=10**6), limits[share]) for seed in range(_ORDERS) for share in SHARES
@@ -74,7 +73,7 @@ def _time_rows(contest: Contest, seeds: int) -> Iterator[Row]:
             for name, share in (("median", 0.5), ("upper quartile", 0.75)):
                 goal = "" if system in (*OURS_TOO, NO_SEARCH) else "<="
                 yield row(f"{case}, {name}", quantile(times[OURS], share), "CPU s", system, quantile(found, share), goal)
-        for system, faster in _FASTER.items():
+        for system, faster in [(name, ratio) for name, ratio in _FASTER.items() if name in contest.systems]:
             runs = zip(times[system], lines[system], strict=True)
             at_least = [_spent(line, alone=alone) if math.isinf(time) else time for time, (line, _) in runs]
             ratio = _ratio(quantile(at_least, 0.5), quantile(times[OURS], 0.5))
@@ -120,7 +119,7 @@ def _regrets(contest: Contest, seeds: int, smooth: bool) -> tuple[list[float], d
 def _rivals(contest: Contest, seed: int, share: float, cpu_s: float) -> dict[str, list[list[Incumbent]]]:
     """Return what each rival finds with a seed: of random search, in many orders."""
     found = {NO_SEARCH: [contest.most(share)]}
-    for system in SYSTEMS:
+    for system in contest.systems:
         if system != OURS:
             found[system] = [contest.incumbents(system, seed, share)]
             if system not in OURS_TOO:
@@ -135,7 +134,7 @@ def _rivals(contest: Contest, seed: int, share: float, cpu_s: float) -> dict[str
 def _ranking_rows(contest: Contest, seeds: int) -> Iterator[Row]:
     """Kendall's tau between a sample's order by inherited weights and by the truth; beside it what needs no training."""
     truth = contest.truth.tests
-    for system in SYSTEMS:
+    for system in contest.systems:
         rankings = [contest.ranking(system, seed) for seed in range(seeds)] if not system.startswith("DARTS") else []
         if not rankings:
             continue
@@ -194,6 +193,7 @@ def main() -> None:
     parser.add_argument("--spaces", default="mobilenet,resnet")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--without", action="append", default=[], choices=[name for name in SYSTEMS if name != OURS], help="a rival")
     given = parser.parse_args()
     cases, spaces, seeds = given.cases.split(","), given.spaces.split(","), given.seeds
     if unknown := set(cases) - set(CASES):
@@ -202,7 +202,8 @@ def main() -> None:
         spaces, seeds = ["quick"], 2
     with reproducible():
         for space in spaces if set(cases) & {"search", "ranking"} else []:
-            for found in rows(space, cases, seeds, Settings.from_env().home / "bench" / "nas"):
+            systems = [name for name in SYSTEMS if name not in given.without]
+            for found in rows(Contest(space, Settings.from_env().home / "bench" / "nas", systems), cases, seeds):
                 print(json.dumps(found), flush=True)
         if "budgets" in cases:
             for found in budget_rows(20 if given.quick else 200, networks=4 if given.quick else 20):

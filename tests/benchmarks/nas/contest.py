@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,11 @@ class Contest:
 
     Args:
         work: Of the ground truth; runs are kept in a folder below it.
+        systems: Names of those that take part.
     """
 
-    def __init__(self, name: str, work: Path) -> None:
-        self.name, self.world, self.truth = name, WORLDS[name], truth_of(name, work)
+    def __init__(self, name: str, work: Path, systems: Sequence[str] = tuple(SYSTEMS)) -> None:
+        self.name, self.world, self.truth, self.systems = name, WORLDS[name], truth_of(name, work), tuple(systems)
         self._folder = work / "contest"
         self._folder.mkdir(parents=True, exist_ok=True)
 
