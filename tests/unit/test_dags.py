@@ -14,16 +14,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DAGS = sorted((ROOT / "dags").glob("*.py"))
 GOLDEN = ROOT / "tests" / "golden" / "airflow_loop.json"
-IMPORT_BUDGET_S = 0.3
+IMPORT_SHARE = 0.3
+"""Of the CPU time that Airflow's own import takes in the same process: a machine's speed is in both."""
 HEAVY = ("torch", "kfp", "feast", "optuna", "pandas", "pyarrow", "lightgbm", "bentoml", "great_expectations", "sklearn", "ibis", "docker")
 
 IMPORT = """
 import json, runpy, sys, time
+began = time.process_time()
 import airflow.sdk
-began = time.perf_counter()
+airflow.sdk.DAG
+between = time.process_time()
 for path in sys.argv[1:]:
     runpy.run_path(path)
-print(json.dumps({"seconds": time.perf_counter() - began, "modules": sorted(sys.modules)}))
+ours, theirs = time.process_time() - between, between - began
+print(json.dumps({"share": ours / theirs, "modules": sorted(sys.modules)}))
 """
 
 STRUCTURE = """
@@ -83,7 +87,7 @@ def _imported(node: ast.AST) -> list[str]:
 def test_importing_the_dags_is_fast_and_clean(tmp_path: Path) -> None:
     runs = [json.loads(run_python(IMPORT, tmp_path, *map(str, DAGS)).splitlines()[-1]) for _ in range(3)]
     assert not set(HEAVY) & set(runs[0]["modules"])
-    assert min(run["seconds"] for run in runs) < IMPORT_BUDGET_S  # the least: the machine may be busy with other tests
+    assert min(run["share"] for run in runs) < IMPORT_SHARE
 
 
 @pytest.mark.slow
