@@ -63,8 +63,9 @@ SYSTEMS: Mapping[str, Callable[[float], Strategy]] = {
     "DARTS, second order": lambda share: Darts(Steps(2, alpha_lr=3e-3), 4 * share),
 }
 """Name -> share of the usual epochs -> strategy. DARTS has its released settings, but a step of alpha ten times larger: its own takes 50
-epochs to tell options apart. Its epochs are few: enough to
-spend about five and ten times what `single path` does. The settings of `single path` were chosen on this ground truth, so they flatter it."""
+epochs to tell options apart. Its epochs are few: enough to spend about five and ten times what `single path` does. The settings of
+`single path` were chosen on this ground truth, so they flatter it.
+"""
 
 
 @dataclass(frozen=True)
