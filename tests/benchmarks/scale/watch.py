@@ -17,7 +17,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,14 +74,41 @@ JOBS: tuple[Job, ...] = (
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """(predicted, measured) of each turn."""
+
+    turns: tuple[tuple[float, float], ...]
+
+    @property
+    def said(self) -> float:
+        """What was predicted, median."""
+        return statistics.median(said for said, _ in self.turns)
+
+    @property
+    def seen(self) -> float:
+        """What was measured, median."""
+        return statistics.median(seen for _, seen in self.turns)
+
+    @property
+    def apart(self) -> float:
+        """How far measured is above predicted, median over turns: neighbours in time, so that the machine's drift is not in it."""
+        return statistics.median(seen - said for said, seen in self.turns)
+
+    @property
+    def relative(self) -> float:
+        """Predicted over measured, less one, median over turns."""
+        return statistics.median(said / seen - 1 for said, seen in self.turns)
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """A job's figures, as (predicted, measured) or by the formula on the means; `crowded` as of `Facts`, `friction` the step's."""
+    """A job's figures, as `Pairs` or by the formula on the means; `crowded` as of `Facts`, `friction` the step's."""
 
     job: Job
-    stall: tuple[float, float]
-    stall_then: tuple[float, float]
+    stall: Pairs
+    stall_then: Pairs
     formula: float
-    gain: tuple[float, float]
+    gain: Pairs
     formula_gain: float
     busy: float
     crowded: float
@@ -138,7 +165,7 @@ class Loads:
 def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, seed: int) -> Outcome:
     """Predict a job from `measured` loads and steps, then run it without and with prefetching; do so `passes` times, the medians count.
 
-    A machine's speed drifts: prediction and loop are seen at the same times, by turns.
+    A machine's speed drifts within a minute: turns are short, and a prediction is compared with the loops that follow it at once.
     """
     loads = Loads(job, steps, random.Random(f"{job} {seed}"))
 
@@ -156,22 +183,25 @@ def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, se
         serial.append(_watched(Prefetch(loads, load, workers=0), step))
         ahead.append(_watched(Prefetch(loads, load, workers=job.workers), step))
     now, then = [facts.loop() for facts in flown], [facts.with_workers(job.workers) for facts in flown]
-    load_s, step_s = (statistics.median(part(facts).mean_s for facts in flown) for part in (lambda f: f.load, lambda f: f.step))
+    load_s, step_s = statistics.median(facts.load.mean_s for facts in flown), statistics.median(facts.step.mean_s for facts in flown)
     return Outcome(
         job,
-        (_median(now, "stall_share"), _median(serial, "stall_share")),
-        (_median(then, "stall_share"), _median(ahead, "stall_share")),
+        _pairs((facts.stall_share for facts in now), (watched.stall_share for watched in serial)),
+        _pairs((facts.stall_share for facts in then), (watched.stall_share for watched in ahead)),
         overlapped_stall(load_s, step_s, job.workers),
-        (_median(now, "iteration_s") / _median(then, "iteration_s"), _median(ahead, "steps_per_s") / _median(serial, "steps_per_s")),
+        _pairs(
+            (a.iteration_s / b.iteration_s for a, b in zip(now, then, strict=True)),
+            (b.steps_per_s / a.steps_per_s for a, b in zip(serial, ahead, strict=True)),
+        ),
         (load_s + step_s) / max(load_s / job.workers, step_s),
-        (1 - _median(ahead, "stall_share")) / (1 - _median(serial, "stall_share")),
-        _median(flown, "crowded"),
+        statistics.median((1 - b.stall_share) / (1 - a.stall_share) for a, b in zip(serial, ahead, strict=True)),
+        statistics.median(facts.crowded for facts in flown),
         statistics.median(facts.step.friction for facts in flown),
     )
 
 
-def _median(seen: Sequence[Any], name: str) -> float:
-    return statistics.median(getattr(each, name) for each in seen)
+def _pairs(said: Iterable[float], seen: Iterable[float]) -> Pairs:
+    return Pairs(tuple(zip(said, seen, strict=True)))
 
 
 def _watched(batches: Prefetch[int], step: Callable[[Any], None]) -> Watched:
@@ -210,12 +240,12 @@ def rows(outcomes: Sequence[Outcome], cost: tuple[float, float], seed: int) -> I
             yield row(f"{name}, {which} of {jobs}", of(errors), "difference", "the goal", limit, "<=", seed=seed)
             yield row(f"{name}, {which} of {jobs}", of(errors), "difference", "the formula on the means", of(rival), "<=", seed=seed)
 
-    both = [abs(pair[0] - pair[1]) for outcome in outcomes for pair in (outcome.stall, outcome.stall_then)]
-    plain = [abs(outcome.stall[0] - outcome.stall[1]) for outcome in outcomes]
-    plain += [abs(outcome.formula - outcome.stall_then[1]) for outcome in outcomes]
+    both = [abs(pairs.apart) for outcome in outcomes for pairs in (outcome.stall, outcome.stall_then)]
+    plain = [abs(outcome.stall.apart) for outcome in outcomes]
+    plain += [abs(outcome.formula - outcome.stall_then.seen) for outcome in outcomes]
     yield from figure("predicted - measured stall share", both, plain, _STALL)
-    gains = [abs(outcome.gain[0] / outcome.gain[1] - 1) for outcome in outcomes]
-    formula = [abs(outcome.formula_gain / outcome.gain[1] - 1) for outcome in outcomes]
+    gains = [abs(outcome.gain.relative) for outcome in outcomes]
+    formula = [abs(outcome.formula_gain / outcome.gain.seen - 1) for outcome in outcomes]
     yield from figure("predicted / actual gain of prefetching - 1", gains, formula, _GAIN)
     balanced = next(outcome for outcome in outcomes if outcome.job == BALANCED)
     yield row(
@@ -236,15 +266,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     work, outcomes = Workloads(), []
-    measured, steps, passes = (25, 25, 1) if given.quick else (100, 120, 3)
-    print(f"{'job':56}  stall: said seen   ahead: said seen  formula   gain: said seen  formula  crowded friction", file=sys.stderr)
+    measured, steps, passes = (25, 25, 1) if given.quick else (50, 60, 7)
+    print(
+        f"{'job':56}  stall: said seen apart   ahead: said seen apart  formula   gain: said seen apart  formula  crowded friction",
+        file=sys.stderr,
+    )
     for job in JOBS:
         found = run(job, work, measured=measured, steps=steps, passes=passes, seed=given.seed)
         outcomes.append(found)
-        stalls = f"{found.stall[0]:11.3f} {found.stall[1]:.3f} {found.stall_then[0]:12.3f} {found.stall_then[1]:.3f} {found.formula:8.3f}"
+        stalls = "".join(f"{pairs.said:11.3f} {pairs.seen:.3f} {pairs.apart:6.3f} " for pairs in (found.stall, found.stall_then))
+        gains = f"{found.gain.said:11.2f} {found.gain.seen:.2f} {found.gain.relative:6.3f} {found.formula_gain:8.2f}"
         print(
-            f"{job!s:56}{stalls} {found.gain[0]:11.2f} {found.gain[1]:.2f} {found.formula_gain:8.2f}"
-            f" {found.crowded:8.0%} {found.friction:8.2f}",
+            f"{job!s:56}{stalls} {found.formula:8.3f} {gains} {found.crowded:8.0%} {found.friction:8.2f}",
             file=sys.stderr,
             flush=True,
         )
