@@ -173,7 +173,7 @@ def _classes(shape: HeadShape) -> tuple[int, int]:
 
 def _line(shape: HeadShape) -> tuple[int, int]:
     hidden, steps, direction = shape.hidden, shape.columns, shape.hidden // 2
-    params, macs = _conv(3 * shape.inputs * shape.rows, hidden, steps)
+    params, macs = _conv(shape.kernel * shape.inputs * shape.rows, hidden, steps)
     gates = 2 * 3 * direction * (hidden + direction)
     params += gates + 2 * 6 * direction + (hidden + 1) * shape.classes
     return params, macs + steps * (gates + hidden * shape.classes)

@@ -111,7 +111,7 @@ def _head(shape: HeadShape) -> tuple[_Box, ...]:
     if shape.kind == "line":
         texts = [
             ("rows into channels", f"{shape.inputs} × {shape.rows} → {shape.inputs * shape.rows}"),
-            ("conv 3 over columns", f"{shape.inputs * shape.rows} → {shape.hidden}"),
+            (f"conv {shape.kernel} over columns", f"{shape.inputs * shape.rows} → {shape.hidden}"),
             ("bidirectional GRU", f"2 × {shape.hidden // 2}, {shape.columns} columns"),
             ("linear, log-softmax", f"{shape.hidden} → {shape.classes}"),
         ]

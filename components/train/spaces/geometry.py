@@ -75,6 +75,7 @@ class HeadShape:
     activation: Activation
     rows: int
     columns: int
+    kernel: int = 3
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ def _block(space: Space, empty: BlockShape, options: Iterable[Option]) -> BlockS
 
 def _head(space: Space, head: Head, multiplier: float, size: tuple[int, int, int], activation: Activation) -> HeadShape:
     inputs, rows, columns = size
-    hidden = _scaled(space, head.width * multiplier) if head.width else 0
-    return HeadShape(head.kind, inputs, hidden, space.classes, head.dropout, activation, rows, columns)
+    hidden = _scaled(space, head.width * (multiplier if head.scaled else 1.0)) if head.width else 0
+    return HeadShape(head.kind, inputs, hidden, space.classes, head.dropout, activation, rows, columns, head.kernel)
 
 
 def _scaled(space: Space, width: float) -> int:

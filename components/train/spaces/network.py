@@ -188,7 +188,7 @@ class Line(nn.Module):
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
         hidden = shape.hidden
-        self.squeeze = nn.Conv1d(shape.inputs * shape.rows, hidden, 3, padding=1, bias=False)
+        self.squeeze = nn.Conv1d(shape.inputs * shape.rows, hidden, shape.kernel, padding=shape.kernel // 2, bias=False)
         self.norm = nn.BatchNorm1d(hidden)
         self.dropout = nn.Dropout(shape.dropout)
         self.gru = nn.GRU(hidden, hidden // 2, batch_first=True, bidirectional=True)

@@ -1,7 +1,8 @@
-"""Readers of text lines: the convolutions of CRNN (arXiv 1507.05717), more of them, of other widths and kernels; an elastic head.
+"""Readers of text lines: the convolutions of CRNN (arXiv 1507.05717), more of them, of other widths and kernels, before a head of its kind.
 
-Columns are halved twice, as `components.train.lines.STRIDE` asks, rows four times, which leaves parameters for convolutions; by maxima:
-strides cost a tenth of the lines.
+Columns are halved twice, as `components.train.lines.STRIDE` asks, rows four times; by maxima: strides cost a tenth of the lines. CRNN
+spends half of its parameters on the convolution between maps and GRU; here it looks at one column, and what is saved widens the GRU, whose
+width no multiplier touches: a narrow GRU costs more lines than narrow convolutions do.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ __all__ = ["recognizer"]
 
 
 def recognizer(inputs: tuple[int, int, int], classes: int) -> Space:
-    """Return the space: kernel 3 or 5; three stages of one or two convolutions; seven widths.
+    """Return the space: kernel 3 or 5; three stages of one or two convolutions; six widths.
 
     Args:
         inputs: Channels and rows of a line, and the columns for which costs are counted.
@@ -29,6 +30,6 @@ def recognizer(inputs: tuple[int, int, int], classes: int) -> Space:
             Stage(64, (2, 1), 2, options, "plain"),
             Stage(64, (2, 1), 2, options, "plain"),
         ),
-        head=Head("line", 96, 0.1),
-        widths=(0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25),
+        head=Head("line", 112, 0.1, kernel=1, scaled=False),
+        widths=(0.5, 0.625, 0.75, 0.875, 1.0, 1.125),
     )

@@ -104,11 +104,15 @@ class Head:
             convolution over columns to `width`, a bidirectional GRU, log-probabilities for each column (CTC; class 0 is the blank).
         width: At multiplier 1; 0, with `classes` only: no 1x1 convolution.
         dropout: Before the last layer.
+        kernel: Of the convolution over columns; odd; `line` only.
+        scaled: Whether the width multiplier scales its width too, and not only the stages.
     """
 
     kind: Literal["classes", "line"]
     width: int
     dropout: float = 0.0
+    kernel: int = 3
+    scaled: bool = True
 
 
 @dataclass(frozen=True)
