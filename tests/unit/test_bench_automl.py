@@ -358,14 +358,18 @@ class TestRows:
         found = [result("ours", 0.9, table="diamonds", **costs), result("flaml", 0.9, table="diamonds", **costs | {"wall_s": 30.0})]
         found.append(result("flaml", None, table="a"))
         rows = [line for line in verdict.cost_rows(found, choice(systems=("ours", "flaml"))) if line["against"] == "limit"]
-        assert [line["holds"] for line in rows] == [True, True, False, True, False]
+        assert [line["holds"] for line in rows] == [True, True, False, True, None, False]
         assert rows[0]["ours"] == pytest.approx(1.025)
         assert rows[-1]["case"] == "runs of flaml that failed"
 
     def test_two_workers_are_compared_with_one(self) -> None:
         found = [
-            Result(Run("workers", "bike", "ours", 30, 0, workers=workers), "rmse", score=1.0, facts={"jobs": jobs, "search_s": 20.0})
-            for workers, jobs in ((1, 20), (2, 38))
+            Result(Run("workers", "bike", "ours", 30, 0, workers=workers), "rmse", score=1.0, facts=facts)
+            for workers, facts in (
+                (1, {"jobs": 20, "search_s": 20.0, "job_cpu_s": 20.0}),
+                (2, {"jobs": 34, "search_s": 20.0, "job_cpu_s": 37.4}),
+            )
         ]
-        (line,) = verdict.workers_rows(found, choice())
-        assert (line["ours"], line["theirs"], line["holds"]) == (1.9, 1.8, True)
+        seen, own = verdict.workers_rows(found, choice())
+        assert (seen["ours"], seen["theirs"], seen["holds"]) == (1.7, 1.8, False)
+        assert (own["ours"], own["holds"]) == (1.87, True)

@@ -74,7 +74,8 @@ def main() -> None:
             (job.keep / "model" / file.name).write_bytes(file.read_bytes())
     evaluator = TableEvaluator(data, params.validation or usual_validation(data), seed=params.seed, folder=home / "fits")
     facts = {"fits": _fits(solved, evaluator), "members": len(solved.recipe.members), "validation": solved.recipe.score}
-    facts |= {"jobs": len(solved.board.settled), "search_s": _search_s(solved)}
+    settled = solved.board.settled
+    facts |= {"jobs": len(settled), "search_s": _search_s(solved), "job_cpu_s": sum(entry.seconds for entry in settled)}
     finish(
         job,
         lambda rows: answers(predictor, rows, threads=job.cores),
