@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from pipelines.bench.paired import error_cut, gain, mean_ranks, quantile, wilcoxon
 from pipelines.bench.row import Row, row
@@ -181,18 +181,29 @@ def _overrun(result: Result) -> float:
 
 
 def workers_rows(found: Sequence[Result], chosen: Chosen) -> Iterator[Row]:
-    """Yield how many more trials two workers do in the time of one: the same pipelines, in less time."""
+    """Yield how much more work two workers do in the time of one, as long as there is work for both: the same pipelines, the same jobs."""
     runs = [result for result in found if result.run.case == "workers"]
     for table in sorted({result.run.table for result in runs}):
-        facts = {r.run.workers: r.facts for r in runs if r.run.table == table and r.facts and r.facts.get("search_s")}
-        if len(facts) == 2:
-            one, many = (facts[count]["jobs"] / facts[count]["search_s"] for count in sorted(facts))
-            slower, alone = (facts[count]["job_cpu_s"] / facts[count]["jobs"] for count in sorted(facts, reverse=True))
-            case = f"trials a second by {max(facts)} workers, as many times those of 1: {table}"
-            yield row(case, many / one, "x", "limit", SPEEDUP, ">=", seed=chosen.seed)
+        jobs = {r.run.workers: {job["job"]: job for job in r.facts["jobs"]} for r in runs if r.run.table == table and r.facts}
+        if len(jobs) == 2:
+            one, many = (jobs[count] for count in sorted(jobs))
+            faster = _work_done(one, many)
             # Cores that share caches or an execution unit are slower together, which no scheduler can mend.
-            share = f"of it, the cores' own part ({slower / alone:.2f} x the CPU seconds a trial) taken out: {table}"
-            yield row(share, many / one * slower / alone, "x", "limit", SPEEDUP, ">=", seed=chosen.seed)
+            slower = sum(many[name]["cpu_s"] for name in one if name in many) / sum(one[name]["cpu_s"] for name in one if name in many)
+            case = f"work in the same time by {max(jobs)} workers, as many times that of 1: {table}"
+            yield row(case, faster, "x", "limit", SPEEDUP, ">=", seed=chosen.seed)
+            shared = f"{case}, the cores' own part ({slower:.2f} x the CPU seconds a job) taken out"
+            yield row(shared, faster * slower, "x", "limit", SPEEDUP, ">=", seed=chosen.seed)
+
+
+def _work_done(one: Mapping[str, Any], many: Mapping[str, Any]) -> float:
+    """Return the seconds of one worker's jobs that several did in a second, until the last job was taken: then they begin to idle."""
+    start, until = min(job["began"] for job in many.values()), max(job["began"] for job in many.values())
+    done = 0.0
+    for name, job in many.items():
+        share = min(1.0, (until - job["began"]) / max(job["ended"] - job["began"], 1e-9))
+        done += share * (one[name]["ended"] - one[name]["began"]) if name in one else 0.0
+    return done / max(until - start, 1e-9)
 
 
 def _complete(found: Sequence[Result], systems: Sequence[str], budget_s: float) -> list[dict[str, Result]]:

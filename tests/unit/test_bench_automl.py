@@ -363,13 +363,20 @@ class TestRows:
         assert rows[-1]["case"] == "runs of flaml that failed"
 
     def test_two_workers_are_compared_with_one(self) -> None:
+        lines = {
+            1: [("a/0", 0.0, 10.0), ("b/0", 10.0, 20.0), ("c/0", 20.0, 30.0)],
+            2: [("a/0", 1.0, 12.5), ("b/0", 1.0, 12.0), ("c/0", 12.0, 40.0)],  # nobody is idle before c is taken
+        }
         found = [
-            Result(Run("workers", "bike", "ours", 30, 0, workers=workers), "rmse", score=1.0, facts=facts)
-            for workers, facts in (
-                (1, {"jobs": 20, "search_s": 20.0, "job_cpu_s": 20.0}),
-                (2, {"jobs": 34, "search_s": 20.0, "job_cpu_s": 37.4}),
+            Result(
+                Run("workers", "bike", "ours", 30, 0, workers=workers),
+                "rmse",
+                score=1.0,
+                facts={"jobs": [{"job": job, "began": began, "ended": ended, "cpu_s": 10.0 * workers} for job, began, ended in line]},
             )
+            for workers, line in lines.items()
         ]
         seen, own = verdict.workers_rows(found, choice())
-        assert (seen["ours"], seen["theirs"], seen["holds"]) == (1.7, 1.8, False)
-        assert (own["ours"], own["holds"]) == (1.87, True)
+        assert seen["ours"] == pytest.approx((11 / 11.5 + 1) * 10 / 11, abs=1e-4)
+        assert (seen["theirs"], seen["holds"]) == (1.8, False)
+        assert own["ours"] == pytest.approx(2 * seen["ours"], abs=1e-3)

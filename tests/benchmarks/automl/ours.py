@@ -74,8 +74,11 @@ def main() -> None:
             (job.keep / "model" / file.name).write_bytes(file.read_bytes())
     evaluator = TableEvaluator(data, params.validation or usual_validation(data), seed=params.seed, folder=home / "fits")
     facts = {"fits": _fits(solved, evaluator), "members": len(solved.recipe.members), "validation": solved.recipe.score}
-    settled = solved.board.settled
-    facts |= {"jobs": len(settled), "search_s": _search_s(solved), "job_cpu_s": sum(entry.seconds for entry in settled)}
+    facts["jobs"] = [
+        {"job": f"{entry.job.configuration.identity}/{entry.job.rung}", "began": entry.clock - entry.wall, "ended": entry.clock}
+        | {"cpu_s": entry.seconds}
+        for entry in solved.board.settled
+    ]
     finish(
         job,
         lambda rows: answers(predictor, rows, threads=job.cores),
@@ -158,12 +161,6 @@ def _fits(solved: Solved, evaluator: TableEvaluator) -> int:
         else:
             whole[identity] = max(whole.get(identity, 0), rung.folds)
     return sum(whole.values()) + samples
-
-
-def _search_s(solved: Solved) -> float:
-    """Return the wall seconds from the first job's start to the last one's end: what any number of workers share."""
-    settled = solved.board.settled
-    return max(entry.clock for entry in settled) - min(entry.clock - entry.wall for entry in settled)
 
 
 def _trajectory(job: Job, solved: Solved, params: Params, evaluator: TableEvaluator, data: Data, champion: Champion | None) -> None:
