@@ -203,7 +203,7 @@ def _work_done(one: Mapping[str, Any], many: Mapping[str, Any]) -> float:
     for name, job in many.items():
         share = min(1.0, (until - job["began"]) / max(job["ended"] - job["began"], 1e-9))
         done += share * (one[name]["ended"] - one[name]["began"]) if name in one else 0.0
-    return done / max(until - start, 1e-9)
+    return float(done / max(until - start, 1e-9))
 
 
 def _complete(found: Sequence[Result], systems: Sequence[str], budget_s: float) -> list[dict[str, Result]]:

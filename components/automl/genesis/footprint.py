@@ -1,7 +1,7 @@
 """What a fitted model costs in production, from its bytes alone: the same answer on every machine.
 
 The constants are those of one core of a slow machine, a quarter above or below what six models of three tables took there in batches of
-2,048 rows; on a faster one a row takes half of it. Reading raw columns is not in it: about 0.15 us a column, however many members there are.
+2,048 rows; a faster one takes half of it. Reading raw columns is not in it: about 0.15 us a column, however many members there are.
 """
 
 from __future__ import annotations
