@@ -53,7 +53,7 @@ class Params(StepParams):
     parents: tuple[str, ...] = Field((), description="scenarios whose data this one merges: their searches count as its own")
     members: int = Field(8, gt=0, le=50, description="pipelines in the ensemble, at most; 1: the best one alone")
     max_size_mb: float | None = Field(60, gt=0, description="of the model's files; none: no limit")
-    max_us_per_row: float | None = Field(120, gt=0, description="of one core in a batch prediction, estimated; none: no limit")
+    max_us_per_row: float | None = Field(170, gt=0, description="of one core in a batch prediction, estimated; none: no limit")
     max_memory_mb: float | None = Field(None, gt=0, description="of a worker; learners that need more are not started again")
     seed: int = 0
     max_rows: int | None = Field(None, gt=0, description="search on at most this many training rows; train then fits on all")

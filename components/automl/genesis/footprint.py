@@ -15,7 +15,7 @@ __all__ = ["megabytes", "microseconds"]
 _LEAVES = re.compile(rb"\nnum_leaves=(\d+)")
 _A_LEVEL_US = 0.011
 """One level of one tree, one row."""
-_A_WEIGHT_US = 0.00007
+_A_WEIGHT_US = 0.0001
 """One float32 weight of a network, one row."""
 _A_ROW_US = 0.3
 """What every member costs beside its model: its matrix, its share of the mean."""
