@@ -140,7 +140,8 @@ def _run(system: str, seed: int, sizes: Sizes) -> dict[str, Any]:
         before = time.process_time()
         fitted(epochs)
         took.append(time.process_time() - before)
-    an_epoch = took[1] - took[0]  # the first one finds nothing prepared
+    # The first finds nothing prepared, so the difference is an epoch; on a busy machine it may be much too small.
+    an_epoch = max(took[1] - took[0], took[1] / 2)
     spare += sum(took)
     left = sizes.cpu_s - (time.process_time() - began - spare)
     epochs = max(1, math.floor(left / an_epoch))
