@@ -44,7 +44,7 @@ DGL_EDGES = (6.3e6, 7.7e6)
 FANOUTS = (15, 10, 5)
 LOSS_APART = 1e-9
 """Relative, in float64, where sums in another order leave no trace: the steps are the same. In float32 a rounding error now and then puts
-one unit's input of one node on the other side of zero, where ReLU passes another gradient; two orders of sums then part by some thousandths."""
+a unit's input of one node on the other side of zero, where ReLU passes another gradient; orders of sums then part by some thousandths."""
 RMAT = (0.57, 0.19, 0.19, 0.05)
 
 
