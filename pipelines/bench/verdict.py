@@ -193,7 +193,7 @@ def workers_rows(found: Sequence[Result], chosen: Chosen) -> Iterator[Row]:
             case = f"work in the same time by {max(jobs)} workers, as many times that of 1: {table}"
             yield row(case, faster, "x", "limit", SPEEDUP, ">=", seed=chosen.seed)
             shared = f"{case}, the cores' own part ({slower:.2f} x the CPU seconds a job) taken out"
-            yield row(shared, faster * slower, "x", "limit", SPEEDUP, ">=", seed=chosen.seed)
+            yield row(shared, faster * slower, "x", "limit", SPEEDUP, "", seed=chosen.seed)
 
 
 def _work_done(one: Mapping[str, Any], many: Mapping[str, Any]) -> float:

@@ -380,3 +380,4 @@ class TestRows:
         assert seen["ours"] == pytest.approx((11 / 11.5 + 1) * 10 / 11, abs=1e-4)
         assert (seen["theirs"], seen["holds"]) == (1.8, False)
         assert own["ours"] == pytest.approx(2 * seen["ours"], abs=1e-3)
+        assert own["holds"] is None  # it explains the first row and is no goal

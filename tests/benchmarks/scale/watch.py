@@ -91,13 +91,13 @@ class Pairs:
 
     @property
     def apart(self) -> float:
-        """How far measured is above predicted, median over turns: neighbours in time, so that the machine's drift is not in it."""
-        return statistics.median(seen - said for said, seen in self.turns)
+        """How far predicted and measured are apart, median over turns: neighbours in time; errors of both signs do not cancel."""
+        return statistics.median(abs(seen - said) for said, seen in self.turns)
 
     @property
     def relative(self) -> float:
-        """Predicted over measured, less one, median over turns."""
-        return statistics.median(said / seen - 1 for said, seen in self.turns)
+        """How far predicted over measured is from one, likewise."""
+        return statistics.median(abs(said / seen - 1) for said, seen in self.turns)
 
 
 @dataclass(frozen=True)
@@ -240,11 +240,11 @@ def rows(outcomes: Sequence[Outcome], cost: tuple[float, float], seed: int) -> I
             yield row(f"{name}, {which} of {jobs}", of(errors), "difference", "the goal", limit, "<=", seed=seed)
             yield row(f"{name}, {which} of {jobs}", of(errors), "difference", "the formula on the means", of(rival), "<=", seed=seed)
 
-    both = [abs(pairs.apart) for outcome in outcomes for pairs in (outcome.stall, outcome.stall_then)]
-    plain = [abs(outcome.stall.apart) for outcome in outcomes]
+    both = [pairs.apart for outcome in outcomes for pairs in (outcome.stall, outcome.stall_then)]
+    plain = [outcome.stall.apart for outcome in outcomes]
     plain += [abs(outcome.formula - outcome.stall_then.seen) for outcome in outcomes]
     yield from figure("predicted - measured stall share", both, plain, _STALL)
-    gains = [abs(outcome.gain.relative) for outcome in outcomes]
+    gains = [outcome.gain.relative for outcome in outcomes]
     formula = [abs(outcome.formula_gain / outcome.gain.seen - 1) for outcome in outcomes]
     yield from figure("predicted / actual gain of prefetching - 1", gains, formula, _GAIN)
     balanced = next(outcome for outcome in outcomes if outcome.job == BALANCED)
