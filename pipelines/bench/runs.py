@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 WORKERS_TRIALS = 16
 """Of the case `workers`."""
 CORES = 2
-PROTOCOL = 1
+PROTOCOL = 2
 """Raise it when splits, metrics or clocks change: every result becomes stale."""
 LAST_LINES = 20
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,9 @@ import psutil
 __all__ = ["Watched", "watch"]
 
 EVERY_S = 0.2
+_GROWN = 1.02
+_SHARE = 0.01
+"""Of the wall clock that asking for shared pages may take: the kernel walks through all of a process's, while the process could compute."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Watched:
         began: `time.monotonic()` when it was started. That clock is the same in all processes of a machine.
         wall_s: Until it ended.
         cpu_s: User and system seconds of the tree.
-        peak_mb: The largest sum of the tree's proportional set sizes (shared pages are counted once), sampled every 0.2 s;
-            resident set sizes where the kernel does not tell those.
+        peak_mb: The largest sum of the tree's proportional set sizes (shared pages are counted once), sampled whenever its resident set
+            has grown by 2 % and every few seconds; resident set sizes where the kernel does not tell those.
         samples: (seconds since `began`, CPU seconds so far), ascending.
         overdue: Whether it was ended because it took too long.
     """
@@ -53,7 +57,7 @@ def watch(command: Sequence[str], *, env: Mapping[str, str], cores: int, folder:
     """Run a command to its end on `cores` cores, in `folder`, output into `log`; whatever it leaves behind is ended too."""
     began = time.monotonic()
     samples: list[tuple[float, float]] = []
-    peak, cpu, overdue = 0.0, 0.0, False
+    memory, cpu, overdue = _Memory(), 0.0, False
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
@@ -65,8 +69,9 @@ def watch(command: Sequence[str], *, env: Mapping[str, str], cores: int, folder:
                 if pid:
                     process.returncode = os.waitstatus_to_exitcode(status)  # Popen must not wait for a pid that is gone
                     break
-                seconds, megabytes = _usage(process.pid)
-                cpu, peak = max(cpu, seconds), max(peak, megabytes)  # a child that nobody waited for takes its seconds with it
+                family = _family(process.pid)
+                cpu = max(cpu, _seconds(family))  # a child that nobody waited for takes its seconds with it
+                memory.look(family)
                 samples.append((time.monotonic() - began, cpu))
                 if not overdue and time.monotonic() - began > limit_s:
                     overdue = True
@@ -77,7 +82,7 @@ def watch(command: Sequence[str], *, env: Mapping[str, str], cores: int, folder:
             if process.returncode is None:
                 process.wait()
     wall = time.monotonic() - began
-    return Watched(process.returncode, began, wall, max(cpu, used.ru_utime + used.ru_stime), peak, tuple(samples), overdue)
+    return Watched(process.returncode, began, wall, max(cpu, used.ru_utime + used.ru_stime), memory.peak_mb, tuple(samples), overdue)
 
 
 def _pin(pid: int, cores: int) -> None:
@@ -95,26 +100,49 @@ def _end(group: int) -> None:
         return
 
 
-def _usage(pid: int) -> tuple[float, float]:
-    """Return the CPU seconds and the megabytes of a process tree at this moment."""
+def _family(pid: int) -> list[psutil.Process]:
     try:
         root = psutil.Process(pid)
-        family = [root, *root.children(recursive=True)]
+        return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return 0.0, 0.0
-    seconds = megabytes = 0.0
+        return []
+
+
+def _seconds(family: Sequence[psutil.Process]) -> float:
+    """Return the CPU seconds that a process tree has used."""
+    return _sum(family, lambda process: math.fsum(process.cpu_times()[:4]))
+
+
+def _sum(family: Sequence[psutil.Process], figure: Callable[[psutil.Process], float]) -> float:
+    total = 0.0
     for process in family:
         try:
-            times = process.cpu_times()
-            seconds += times.user + times.system + times.children_user + times.children_system
-            megabytes += _bytes(process) / 2**20
+            total += figure(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue  # it ended while we looked; its parent's figures have it next time
-    return seconds, megabytes
+    return total
 
 
-def _bytes(process: psutil.Process) -> int:
+@dataclass
+class _Memory:
+    """A process tree's peak. Resident set sizes are cheap to ask for, and say when proportional ones are worth asking for."""
+
+    peak_mb: float = 0.0
+    _resident: float = 0.0
+    _next: float = field(default_factory=time.monotonic)
+
+    def look(self, family: Sequence[psutil.Process]) -> None:
+        """Ask for the memory of the tree, if it may have a new peak."""
+        resident = _sum(family, lambda process: process.memory_info().rss)
+        if resident <= _GROWN * self._resident and time.monotonic() < self._next:
+            return
+        began = time.thread_time()
+        self.peak_mb = max(self.peak_mb, _sum(family, _bytes) / 2**20)
+        self._resident, self._next = resident, time.monotonic() + (time.thread_time() - began) / _SHARE
+
+
+def _bytes(process: psutil.Process) -> float:
     try:
-        return int(process.memory_full_info().pss)
+        return float(process.memory_full_info().pss)
     except psutil.AccessDenied:
-        return int(process.memory_info().rss)
+        return float(process.memory_info().rss)
