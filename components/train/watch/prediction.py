@@ -8,7 +8,8 @@ an iteration. Stall share: what the loop waits for data, (T - S) / T.
   where L = S.
 - What the formula leaves out is *replayed* on a virtual clock (`predict`): times that vary (a full queue hides a slow load, an empty one
   does not), cores shared by loads and step, and Python's lock. Every running part is a wait (rate 1), then computing: all that compute
-  share the cores evenly, and are slower by a measured *friction* (a lock handed over between short calls, shared caches, other jobs).
+  share the cores evenly, and are slower by a measured *friction* while another part is under way (a lock handed over between short calls,
+  shared caches, a core that wakes up).
   While one keeps the lock (pure Python), who computes in short calls stands still, and who has waited gets it after the interpreter's
   switch interval. With equal times and enough cores the replay gives the formula.
 
@@ -44,7 +45,7 @@ class Cost:
         busy: Share of that in which it computed; the rest it waited (disk, network, device).
         locked: Share in which it computed and kept Python's lock, for longer than the switch interval if let; at most `busy`.
         width: Cores that it computed on at once.
-        friction: Times as long its computing takes while another part computes, too.
+        friction: Times as long its computing takes while another part is under way, too.
     """
 
     times_s: tuple[float, ...]
@@ -207,8 +208,9 @@ class _Replay:
         wanted = math.fsum(task.width for task, phase in zip(tasks, phases, strict=True) if phase in running)
         share = min(1.0, self.cores / wanted) if wanted else 1.0
         of_phase = [1.0, 1.0, 0.0 if holders else share, min(share, 1.0 / max(holders, 1)), 0.0]
-        crowded = phases.count(2) > 1
-        rates = [of_phase[phase] / (task.friction if crowded and phase == 2 else 1.0) for task, phase in zip(tasks, phases, strict=True)]
+        rates = [
+            of_phase[phase] / (task.friction if len(tasks) > 1 and phase == 2 else 1.0) for task, phase in zip(tasks, phases, strict=True)
+        ]
         going = [(task, phase, rate) for task, phase, rate in zip(tasks, phases, rates, strict=True) if rate]
         passed = min((task.left[phase] / rate for task, phase, rate in going), default=0.0)
         for task, phase, rate in going:

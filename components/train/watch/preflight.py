@@ -88,7 +88,7 @@ def preflight(
     """Measure a job for a moment; nothing that it reports needs the loop to exist.
 
     Args:
-        loader: One iteration of it is begun, and closed; a second one where loads and steps both compute.
+        loader: One iteration of it is begun, and closed; a second one where loads or steps compute.
         step: Trains on a batch. It is executed: `restores` says what to put back.
         device: That the step uses; None: the CPU.
         batches: Loads and steps that are timed, at most.
@@ -114,7 +114,7 @@ def preflight(
         cost = time_steps(step, kept, steps=batches, budget_s=budget_s, wait=wait)
         syncs = count_syncs(step, kept[:_SYNC_STEPS])
         load = loaded.cost
-        if not ahead and min(load.busy, cost.busy) > _COMPUTES:  # what waits is in nobody's way
+        if not ahead and max(load.busy, cost.busy) > _COMPUTES:  # what only waits is in nobody's way
             tried = try_ahead(loader, step, workers=parallel, steps=batches, budget_s=budget_s, wait=wait)
             if tried is not None:
                 load, cost = with_friction(load, cost, tried[0], workers=tried[1], cores=cores(), batches=tried[2])
