@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from itertools import pairwise, repeat
 from typing import Annotated, Literal, Self
@@ -54,14 +55,14 @@ class Coded(Frozen):
         return self
 
     @property
+    @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The features that it reads."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """How many codes there are."""
-        raise NotImplementedError
 
     @property
     def width(self) -> int:
@@ -74,9 +75,9 @@ class Coded(Frozen):
         """How many matrix columns it becomes for each fold."""
         return len(self.tables[0]) if self.tables else 0
 
+    @abstractmethod
     def read(self, reader: Reader) -> Codes:
         """Return (N,) codes."""
-        raise NotImplementedError
 
     def write(self, codes: Codes, out: Float32) -> None:
         """Write the columns that all folds share into `out`, (N, `width`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal
@@ -52,18 +53,18 @@ class Numeric(Frozen):
         return knots
 
     @property
+    @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The features that it reads."""
-        raise NotImplementedError
 
     @property
     def width(self) -> int:
         """How many matrix columns it becomes."""
         return 1 + self.indicator
 
+    @abstractmethod
     def read(self, reader: Reader) -> Float64:
         """Return (N,) the number itself, NaN where it is missing."""
-        raise NotImplementedError
 
     def write(self, reader: Reader, out: Float32) -> None:
         """Write the treated number into `out`, (N, `width`)."""

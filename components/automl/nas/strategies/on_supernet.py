@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +24,7 @@ TRIES = 20
 
 
 @dataclass(frozen=True)
-class OnSupernet:
+class OnSupernet(ABC):
     """Train a supernet by paths, then judge what `candidate` proposes and answer what `answer` makes of it.
 
     Attributes:
@@ -67,13 +68,13 @@ class OnSupernet:
         ranking = dict(sorted(known.items(), key=lambda entry: -entry[1]))
         return Found(moments[-1].architecture, tuple(moments), meter.spent_s, ranking, supernet)
 
+    @abstractmethod
     def candidate(self, task: SearchTask, known: Mapping[Architecture, float], rng: random.Random) -> Architecture | None:
         """Return one within the limits that was not judged yet; None when there seems to be none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, task: SearchTask, known: Mapping[Architecture, float]) -> Architecture:
         """Return what the search would find if it ended now."""
-        raise NotImplementedError
 
 
 def calibration(task: SearchTask, batches: int) -> list[Tensor]:
