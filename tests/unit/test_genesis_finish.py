@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,12 @@ import pytest
 from components.automl.genesis.board import DONE, Board, Job, Settled
 from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.ensemble import Limits
-from components.automl.genesis.evaluators.table import CUT, TableEvaluator
+from components.automl.genesis.evaluators.table import TableEvaluator
 from components.automl.genesis.finish import assemble
 from components.automl.genesis.footprint import microseconds
 from components.automl.genesis.inheritance import inherit
 from components.automl.genesis.schedule import Ladder, next_known
-from components.automl.genesis.solve import Solved, study_of
 from components.automl.genesis.space import completed
-from components.automl.spec import Params
 from components.core.params import Tabular
 from components.model import save
 from components.train.data import Data, Rows
@@ -152,26 +149,3 @@ def test_after_a_validation_by_time_one_model_is_deployed_and_counts(tmp_path: P
     recipe, fitted, _ = assemble(board, evaluator, [], Limits(microseconds=one), members=1, validation=by_time, seed=0)
     assert [member.learner for member in recipe.members] == ["logistic"]
     assert len(fitted[0].member.folds) == 1
-
-
-def test_a_fit_within_which_the_time_ends_counts_for_the_ensemble_and_not_for_the_past(tmp_path: Path) -> None:
-    evaluator = an_evaluator(table(2_000), tmp_path)
-    cut = completed("lightgbm", {}, {"rounds": 5_000, "learning_rate": 0.002, "early_stopping": 200}, "portfolio")
-    evaluator.table(cut)
-    began = time.monotonic()
-    evaluator.assist(cut, 0, began + 0.3)
-    fit = evaluator.kept(cut, 1)
-    assert fit is not None
-    assert fit.cut
-    assert fit.rounds is not None
-    assert 0 < fit.rounds < 5_000
-    result = evaluator.evaluate(cut, 0, math.inf)
-    assert math.isfinite(result.value)
-    assert result.figures[CUT]
-    first = judged(evaluator, (GOOD, 0))
-    entry = Settled(Job(cut, 0), 1, DONE, result.value, result.figures, 0.1, 1.0, 1.0)
-    board = Board((*first.settled, entry), (), False)
-    recipe, fitted, selection = assemble(board, evaluator, [], Limits(), members=8, validation=FOLDS, seed=0)
-    params = Params.model_validate({"scenario": "s", "task": TASK.model_dump()})
-    study = study_of(Solved(recipe, fitted, selection, board, len(evaluator.rungs), {}), params, 2_000)
-    assert {trial.configuration.identity: trial.score is None for trial in study.trials} == {GOOD.identity: False, cut.identity: True}

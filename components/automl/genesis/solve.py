@@ -22,7 +22,7 @@ from components.automl.genesis.configuration import Configuration, PastStudy, Pa
 from components.automl.genesis.cost import Costs
 from components.automl.genesis.ensemble import Limits, Selection
 from components.automl.genesis.evaluators.lines import HOLDOUT, LineEvaluator
-from components.automl.genesis.evaluators.table import CUT, TableEvaluator
+from components.automl.genesis.evaluators.table import TableEvaluator
 from components.automl.genesis.finish import assemble, judge_of
 from components.automl.genesis.inheritance import Inherited, inherit
 from components.automl.genesis.metafeatures import metafeatures
@@ -194,18 +194,16 @@ def solve(given: Setting) -> Solved:
 def assist(given: Setting) -> Board:
     """Do jobs of a search until nothing is left to do; any number of processes may, one of them calls `solve`."""
     data, params, evaluator, strategy, task = given.data, given.params, given.evaluator, given.strategy, given.data.task
-    is_table = isinstance(evaluator, TableEvaluator)
-    timed_table = is_table and params.trials is None
+    timed_table = isinstance(evaluator, TableEvaluator) and params.trials is None
     search = Search(
         evaluator=evaluator,
         space=strategy.space,
-        ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if is_table else None),
+        ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if isinstance(evaluator, TableEvaluator) else None),
         known=strategy.known,
         propose=strategy.propose,
         costs=Costs(evaluator.new_rows, len(data.train) + len(data.validation), given.history, params.max_memory_mb),
         budget=Budget(params.trials, params.budget_s, 1.0 if task.higher_is_better else 0.0),
         reserve_s=_RESERVED_S + _RESERVED_SHARE * params.budget_s if timed_table else 0.0,
-        may_cut=is_table,
     )
     journal = given.folder / "study.journal"
 
@@ -220,22 +218,17 @@ def assist(given: Setting) -> Board:
 
 
 def study_of(solved: Solved, params: Params, rows: int) -> PastStudy:
-    """Return the search as later ones will know it: every pipeline at the highest rung it reached.
-
-    Failed ones have no score, nor have those within whose last fit the time ended: they may be worth more.
-    """
+    """Return the search as later ones will know it: every pipeline at the highest rung it reached, failed ones without a score."""
     task, weights = params.task, solved.selection.weights if solved.selection else {}
     last: dict[str, Settled] = {}
     spent: dict[str, float] = {}
     for entry in solved.board.settled:
         name = entry.job.configuration.identity
         spent[name] = spent.get(name, 0.0) + entry.seconds
-        if name not in last or (entry.value is not None and CUT not in entry.figures):
+        if name not in last or entry.value is not None:
             last[name] = entry
-    value = {name: None if CUT in e.figures else e.value for name, e in last.items()}
     trials = [
-        PastTrial(e.job.configuration, value[name], e.job.rung, spent[name], e.memory_mb, weights.get(name, 0.0))
-        for name, e in last.items()
+        PastTrial(e.job.configuration, e.value, e.job.rung, spent[name], e.memory_mb, weights.get(name, 0.0)) for name, e in last.items()
     ]
     problem = task.problem if isinstance(task, Tabular) else task.kind
     return PastStudy(params.scenario, problem, task.metric, task.higher_is_better, rows, solved.meta, solved.rungs, tuple(trials))

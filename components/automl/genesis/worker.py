@@ -31,7 +31,6 @@ __all__ = ["Budget", "Evaluator", "OutOfTime", "Proposer", "Result", "Search", "
 logger = logging.getLogger(__name__)
 _WAIT_S = 0.05
 _GRACE_S, _AGAIN_S = 0.1, 0.2
-_STRETCH = 2.0
 _LIBC = ctypes.CDLL(None)
 
 
@@ -61,8 +60,6 @@ class Evaluator(Protocol):
 
     def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
         """Judge a pipeline at a rung; what its lower rungs fitted may be used again.
-
-        A fit that the time ends early may count as it is.
 
         Raises:
             OutOfTime: `time.monotonic()` has passed `until`.
@@ -98,8 +95,6 @@ class Search:
     Attributes:
         known: Pipelines to try before any is proposed, in this order.
         reserve_s: Seconds at the end that are left for choosing and writing the result.
-        may_cut: Whether a fit counts that the time ends early: then, where no job fits into what is left, one that needs up to twice as
-            much is started.
     """
 
     evaluator: Evaluator
@@ -110,7 +105,6 @@ class Search:
     costs: Costs
     budget: Budget
     reserve_s: float = 0.0
-    may_cut: bool = False
 
 
 def work(study: optuna.Study, search: Search, place: Workplace, *, began: float) -> None:
@@ -209,25 +203,16 @@ def choose(board: Board, search: Search, until: float) -> Job | None:
     left = until - time.monotonic()
     if left <= 0 and not first:
         return None
-    for room in (left, _STRETCH * left) if search.may_cut else (left,):
-        job = _next(board, search, room, first)
-        if job is not None:
-            return job
-    return None
-
-
-def _next(board: Board, search: Search, room: float, first: bool) -> Job | None:
-    """Return the next job that is expected to take `room` seconds at most."""
     full = search.budget.trials is not None and board.started >= search.budget.trials
     started = {identity for identity, _ in board.taken}
     for job in next_known(board, search.ladder, search.known):
         if full and job.configuration.identity not in started:
             continue
-        if first or (search.costs.seconds(board, job) <= room and search.costs.fits_memory(board, job)):
+        if first or (search.costs.seconds(board, job) <= left and search.costs.fits_memory(board, job)):
             return job
     if full or (board.running and not board.settled):
         return None
-    learners = [name for name in search.space.learners if _affordable(board, search, name, room)]
+    learners = [name for name in search.space.learners if _affordable(board, search, name, left)]
     hopeful = search.ladder.hopeful(board, learners)
     for some in (hopeful, [name for name in learners if name not in hopeful]):
         proposed = search.propose(board, some) if some else None
@@ -236,9 +221,9 @@ def _next(board: Board, search: Search, room: float, first: bool) -> Job | None:
     return None
 
 
-def _affordable(board: Board, search: Search, learner: str, room: float) -> bool:
+def _affordable(board: Board, search: Search, learner: str, left: float) -> bool:
     any_job = Job(Configuration(learner, {}, {}, ""), 0)
-    return search.costs.seconds(board, any_job) <= room and search.costs.fits_memory(board, any_job)
+    return search.costs.seconds(board, any_job) <= left and search.costs.fits_memory(board, any_job)
 
 
 def _do(study: optuna.Study, search: Search, job: Job, worker: str, until: float, began: float) -> None:

@@ -33,17 +33,13 @@ from components.train.folds import Validation
 from components.train.learners import learner
 from components.train.learners.base import Prepared, options
 
-__all__ = ["CUT", "FoldFit", "Rung", "TableEvaluator"]
+__all__ = ["FoldFit", "Rung", "TableEvaluator"]
 
 _JUDGED_BY = 1_000
 """Rows that judge a pipeline at its first full-sized rung: fewer tell too little to stop one."""
 _SOME = 3
 _KEPT = 3
 """Prepared tables that stay in memory."""
-_FINISHING = 0.1
-"""Share of its time that a fit takes at most to be scored and exported."""
-CUT = "cut"
-"""Figure of a job: the time ended within a fit, which kept what it had; its pipeline may be worth more."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,6 @@ class FoldFit:
         rounds: Rounds or epochs; None where there are none.
         seconds: CPU seconds that it took.
         wall: Wall-clock seconds.
-        cut: Whether the time ended within it.
     """
 
     answers: NDArray[np.float32]
@@ -74,11 +69,10 @@ class FoldFit:
     rounds: int | None
     seconds: float = 0.0
     wall: float = 0.0
-    cut: bool = False
 
 
 class TableEvaluator:
-    """Judges pipelines on a table. A fit within which the time ends keeps what it has: the last seconds of a search are not lost.
+    """Judges pipelines on a table.
 
     Args:
         data: Train and validation rows.
@@ -130,15 +124,14 @@ class TableEvaluator:
         return [1 if self._validation.kind == "time" else rung.folds for rung in self.rungs]
 
     def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
-        """Return the mean of the rung's folds; where the time is short, every fold gets the same share of it."""
+        """Return the mean of the rung's folds."""
         spec, fitted = self.rungs[rung], self._fitted_below(rung)
         table = self.table(configuration)
         values, fits, seconds, wall = [], [], 0.0, 0.0
         for fold in range(spec.folds):
             fit = _read(self._path(configuration, fold, spec.limit))
             if fit is None:
-                now = time.monotonic()
-                fit = self._fit(configuration, table, fold, spec.limit, now + (until - now) / (spec.folds - fold))
+                fit = self._fit(configuration, table, fold, spec.limit, until)
             elif fold >= fitted:
                 seconds, wall = seconds + fit.seconds, wall + fit.wall
             fits.append(fit)
@@ -147,8 +140,6 @@ class TableEvaluator:
         figures: dict[str, Any] = {"folds": [value if np.isfinite(value) else None for value in values]}
         if spec.limit is None:
             figures[TOP] = self._top(fits)
-        if any(fit.cut for fit in fits):
-            figures[CUT] = True
         return Result(float(np.mean(known)) if known else float("nan"), figures, seconds, wall)
 
     def assist(self, configuration: Configuration, rung: int, until: float) -> bool:
@@ -195,13 +186,12 @@ class TableEvaluator:
     def _fit(self, configuration: Configuration, table: Table, fold: int, limit: int | None, until: float) -> FoldFit:
         if time.monotonic() > until:
             raise OutOfTime
-        cpu, start, cut = time.process_time(), time.monotonic(), False
+        cpu, start = time.process_time(), time.monotonic()
 
         def progress(_: int, __: float) -> bool:
-            nonlocal cut
-            now = time.monotonic()
-            cut = now + _FINISHING * (now - start) > until
-            return cut
+            if time.monotonic() > until:
+                raise OutOfTime
+            return False
 
         chosen = learner(configuration.learner)
         params = options(chosen.params, configuration.params, f"params of {configuration.learner}")
@@ -216,7 +206,6 @@ class TableEvaluator:
             trained.rounds,
             time.process_time() - cpu,
             time.monotonic() - start,
-            cut,
         )
         _write(self._path(configuration, fold, limit), fit)
         return fit
@@ -228,7 +217,7 @@ class TableEvaluator:
 def _write(path: Path, fit: FoldFit) -> None:
     """Write whole or not at all; two workers that do the same job write the same."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts: dict[str, Any] = {"runtime": fit.runtime, "rounds": fit.rounds, "seconds": fit.seconds, "wall": fit.wall, "cut": fit.cut}
+    facts: dict[str, Any] = {"runtime": fit.runtime, "rounds": fit.rounds, "seconds": fit.seconds, "wall": fit.wall}
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     with aside.open("wb") as file:
         np.savez(
