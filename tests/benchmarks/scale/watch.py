@@ -102,13 +102,18 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A job's figures, as `Pairs` or by the formula on the means; `crowded` as of `Facts`, `friction` the step's."""
+    """A job's figures, as `Pairs` or by the formula on the means; `crowded` as of `Facts`, `friction` the step's.
+
+    Pairs called `again` are of the loop with prefetching and of the same loop once more: what the machine leaves to any prediction.
+    """
 
     job: Job
     stall: Pairs
     stall_then: Pairs
+    stall_again: Pairs
     formula: float
     gain: Pairs
+    gain_again: Pairs
     formula_gain: float
     busy: float
     crowded: float
@@ -163,7 +168,7 @@ class Loads:
 
 
 def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, seed: int) -> Outcome:
-    """Predict a job from `measured` loads and steps, then run it without and with prefetching; do so `passes` times, the medians count.
+    """Predict a job from `measured` loads and steps, then run it without, with and again with prefetching; `passes` times, medians count.
 
     A machine's speed drifts within a minute: turns are short, and a prediction is compared with the loops that follow it at once.
     """
@@ -176,28 +181,32 @@ def run(job: Job, work: Workloads, *, measured: int, steps: int, passes: int, se
     def step(_: Any) -> None:
         work.run(job.step, job.step_ms / 1e3)
 
-    flown, serial, ahead = [], [], []
+    flown, serial, ahead, again = [], [], [], []
     for _ in range(passes):
         known = Prefetch(replace(loads, count=measured + 1), load, workers=0)
         flown.append(preflight(known, step, batches=measured, budget_s=30.0, parallel=job.workers, epoch_batches=steps).facts)
         serial.append(_watched(Prefetch(loads, load, workers=0), step))
         ahead.append(_watched(Prefetch(loads, load, workers=job.workers), step))
+        again.append(_watched(Prefetch(loads, load, workers=job.workers), step))
     now, then = [facts.loop() for facts in flown], [facts.with_workers(job.workers) for facts in flown]
     load_s, step_s = statistics.median(facts.load.mean_s for facts in flown), statistics.median(facts.step.mean_s for facts in flown)
     return Outcome(
         job,
         _pairs((facts.stall_share for facts in now), (watched.stall_share for watched in serial)),
         _pairs((facts.stall_share for facts in then), (watched.stall_share for watched in ahead)),
+        _pairs((watched.stall_share for watched in again), (watched.stall_share for watched in ahead)),
         overlapped_stall(load_s, step_s, job.workers),
-        _pairs(
-            (a.iteration_s / b.iteration_s for a, b in zip(now, then, strict=True)),
-            (b.steps_per_s / a.steps_per_s for a, b in zip(serial, ahead, strict=True)),
-        ),
+        _pairs((a.iteration_s / b.iteration_s for a, b in zip(now, then, strict=True)), _gains(serial, ahead)),
+        _pairs(_gains(serial, again), _gains(serial, ahead)),
         (load_s + step_s) / max(load_s / job.workers, step_s),
         statistics.median((1 - b.stall_share) / (1 - a.stall_share) for a, b in zip(serial, ahead, strict=True)),
         statistics.median(facts.crowded for facts in flown),
         statistics.median(facts.step.friction for facts in flown),
     )
+
+
+def _gains(serial: Iterable[Watched], ahead: Iterable[Watched]) -> Iterator[float]:
+    return (b.steps_per_s / a.steps_per_s for a, b in zip(serial, ahead, strict=True))
 
 
 def _pairs(said: Iterable[float], seen: Iterable[float]) -> Pairs:
@@ -235,18 +244,21 @@ def rows(outcomes: Sequence[Outcome], cost: tuple[float, float], seed: int) -> I
     """Yield the table."""
     jobs = f"{len(outcomes)} jobs"
 
-    def figure(name: str, errors: Sequence[float], rival: Sequence[float], limit: float) -> Iterator[Row]:
+    def figure(name: str, errors: Sequence[float], rival: Sequence[float], again: Sequence[float], limit: float) -> Iterator[Row]:
         for which, of in (("worst", max), ("median", statistics.median)):
             yield row(f"{name}, {which} of {jobs}", of(errors), "difference", "the goal", limit, "<=", seed=seed)
             yield row(f"{name}, {which} of {jobs}", of(errors), "difference", "the formula on the means", of(rival), "<=", seed=seed)
+            yield row(f"{name}, {which} of {jobs}", of(errors), "difference", "the loop itself, run again", of(again), "", seed=seed)
 
     both = [pairs.apart for outcome in outcomes for pairs in (outcome.stall, outcome.stall_then)]
     plain = [outcome.stall.apart for outcome in outcomes]
     plain += [abs(outcome.formula - outcome.stall_then.seen) for outcome in outcomes]
-    yield from figure("predicted - measured stall share", both, plain, _STALL)
+    again = [outcome.stall_again.apart for outcome in outcomes]
+    yield from figure("predicted - measured stall share", both, plain, again, _STALL)
     gains = [outcome.gain.relative for outcome in outcomes]
     formula = [abs(outcome.formula_gain / outcome.gain.seen - 1) for outcome in outcomes]
-    yield from figure("predicted / actual gain of prefetching - 1", gains, formula, _GAIN)
+    again = [outcome.gain_again.relative for outcome in outcomes]
+    yield from figure("predicted / actual gain of prefetching - 1", gains, formula, again, _GAIN)
     balanced = next(outcome for outcome in outcomes if outcome.job == BALANCED)
     yield row(
         f"busy time with / without prefetching, {BALANCED}", balanced.busy, "ratio", "the goal (2 is the most)", _BUSY, ">=", seed=seed
@@ -268,14 +280,17 @@ def main() -> None:
     work, outcomes = Workloads(), []
     measured, steps, passes = (25, 25, 1) if given.quick else (50, 60, 7)
     print(
-        f"{'job':56}  stall: said seen apart   ahead: said seen apart  formula   gain: said seen apart  formula  crowded friction",
+        f"{'job':56}  stall: said seen apart   ahead: said seen apart again  formula "
+        "  gain: said seen apart again  formula  crowded friction",
         file=sys.stderr,
     )
     for job in JOBS:
         found = run(job, work, measured=measured, steps=steps, passes=passes, seed=given.seed)
         outcomes.append(found)
         stalls = "".join(f"{pairs.said:11.3f} {pairs.seen:.3f} {pairs.apart:6.3f} " for pairs in (found.stall, found.stall_then))
-        gains = f"{found.gain.said:11.2f} {found.gain.seen:.2f} {found.gain.relative:6.3f} {found.formula_gain:8.2f}"
+        stalls += f"{found.stall_again.apart:.3f}"
+        gains = f"{found.gain.said:11.2f} {found.gain.seen:.2f} {found.gain.relative:6.3f} {found.gain_again.relative:.3f}"
+        gains += f" {found.formula_gain:8.2f}"
         print(
             f"{job!s:56}{stalls} {found.formula:8.3f} {gains} {found.crowded:8.0%} {found.friction:8.2f}",
             file=sys.stderr,
