@@ -31,7 +31,7 @@ __all__ = ["Cost", "Prediction", "overlapped_stall", "predict", "serial_stall", 
 _BATCHES = 400
 """Replayed at most; of a longer loop the first tenth only fills the queue and is not counted."""
 _SMALLEST = 1e-12
-_FITTED, _MOST_FRICTION = 8, 4.0
+_FITTED, _LEAST_FRICTION, _MOST_FRICTION = 8, 0.5, 4.0
 _BRIEF_S = 2e-4
 """Who computes for less than this after a wait is done before anybody can ask for the lock."""
 
@@ -45,7 +45,7 @@ class Cost:
         busy: Share of that in which it computed; the rest it waited (disk, network, device).
         locked: Share in which it computed and kept Python's lock, for longer than the switch interval if let; at most `busy`.
         width: Cores that it computed on at once.
-        friction: Times as long its computing takes while another part is under way, too.
+        friction: Times as long its computing takes while another part is under way, too; below 1 where that was measured on shorter ones.
     """
 
     times_s: tuple[float, ...]
@@ -57,9 +57,9 @@ class Cost:
     def __post_init__(self) -> None:
         if not self.times_s or not all(math.isfinite(t) and t >= 0 for t in self.times_s):
             raise DataError(f"times of a load or a step: {self.times_s!r}", do="measure at least one; seconds from 0")
-        if not (0 <= self.locked <= self.busy <= 1 and self.width >= 1 and self.friction >= 1):
+        if not (0 <= self.locked <= self.busy <= 1 and self.width >= 1 and self.friction > 0):
             given = f"busy {self.busy}, locked {self.locked}, width {self.width}, friction {self.friction}"
-            raise DataError(given, do="0 <= locked <= busy <= 1, and width and friction from 1 are needed")
+            raise DataError(given, do="0 <= locked <= busy <= 1, width from 1 and friction above 0 are needed")
 
     @property
     def mean_s(self) -> float:
@@ -146,7 +146,8 @@ def with_friction(load: Cost, step: Cost, seen: Prediction, *, workers: int, cor
 
 
 def _within(friction: float) -> float:
-    return min(max(1.0, friction), _MOST_FRICTION)
+    # Not at least 1: what varies is shorter in half of all short loops, and to cut those off would tell every loop too slow.
+    return min(max(_LEAST_FRICTION, friction), _MOST_FRICTION)
 
 
 @dataclass
