@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tenacity import retry, retry_if_exception_type, stop_after_attempt
 
 from components.core.errors import Refused, TryAgain
 
@@ -22,6 +23,7 @@ __all__ = ["Server", "running"]
 
 _STOP_S = 10
 _LOG_LINES = 15
+_TAKEN, _TRIES = "Address already in use", 3
 # PR_SET_PDEATHSIG: a killed deploy step takes its server along. It survives exec, and must be set in the child itself.
 _UNTIL_PARENT_DIES = (
     "import ctypes, os, signal, sys\n"
@@ -30,6 +32,10 @@ _UNTIL_PARENT_DIES = (
     "    if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
     "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])\n"
 )
+
+
+class _PortTaken(TryAgain):
+    """Another process has bound a port that was free a moment before."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,20 @@ def running(tag: str, *, model: str, env: Mapping[str, str], cwd: Path, log: Pat
         TryAgain: It ended, or was not ready in time.
         Refused: It says that it can't load the model.
     """
+    # The loopback needs no proxy, whatever the environment says.
+    with httpx.Client(timeout=30, trust_env=False) as client:
+        process, server = _started(client, tag, model=model, env=env, cwd=cwd, log=log, timeout_s=timeout_s)
+        try:
+            yield server
+        finally:
+            _stop(process)
+
+
+# BentoML draws ports of its own, too: what was free when it looked may be another process's when it binds.
+@retry(retry=retry_if_exception_type(_PortTaken), stop=stop_after_attempt(_TRIES), reraise=True)
+def _started(
+    client: httpx.Client, tag: str, *, model: str, env: Mapping[str, str], cwd: Path, log: Path, timeout_s: float
+) -> tuple[subprocess.Popen[bytes], Server]:
     port = _free_port()
     serve = ["-m", "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port), "--quiet"]
     with log.open("wb") as output:
@@ -86,14 +106,13 @@ def running(tag: str, *, model: str, env: Mapping[str, str], cwd: Path, log: Pat
             [sys.executable, "-c", _UNTIL_PARENT_DIES, str(os.getpid()), *serve],
             cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+    server = Server(f"http://127.0.0.1:{port}", client)
     try:
-        # The loopback needs no proxy, whatever the environment says.
-        with httpx.Client(timeout=30, trust_env=False) as client:
-            server = Server(f"http://127.0.0.1:{port}", client)
-            _wait(server, process, model, log, timeout_s)
-            yield server
-    finally:
+        _wait(server, process, model, log, timeout_s)
+    except BaseException:
         _stop(process)
+        raise
+    return process, server
 
 
 def _wait(server: Server, process: subprocess.Popen[bytes], model: str, log: Path, timeout_s: float) -> None:
@@ -101,9 +120,8 @@ def _wait(server: Server, process: subprocess.Popen[bytes], model: str, log: Pat
     said = "nothing"
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise TryAgain(
-                f"the trial server ended with {process.returncode}; its last lines:\n{_tail(log)}", do="mend that, then run again"
-            )
+            kind = _PortTaken if _TAKEN in _tail(log) else TryAgain
+            raise kind(f"the trial server ended with {process.returncode}; its last lines:\n{_tail(log)}", do="mend that, then run again")
         with suppress(httpx.HTTPError):
             response = server.client.get(f"{server.url}/readyz", timeout=2)
             said = response.text[:300]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from components.core.items import item_from_bytes
 from components.core.ledger import Ledger, NewCase
 from components.core.settings import Settings
 from components.core.store import ArtifactStore, LocalStore
+from components.deploy import server
 from components.deploy.pack import bento_environment, pack
 from components.deploy.server import running
 
@@ -262,6 +264,22 @@ def test_a_server_that_ends_or_cannot_load_the_model_is_told_apart(world: World,
         trial = running(tag, model=pinned, env=env | {"ATLAS_SERVE_MODEL": pinned}, cwd=tmp_path, log=tmp_path / "log", timeout_s=60)
         with pytest.raises(error, match=f"(?s){why}"), trial:
             pass
+    assert not _servers(str(home).encode())
+
+
+def test_a_port_that_another_process_took_meanwhile_is_left_to_it(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = makers.publish(world.store, "Model", lambda folder: makers.reader(folder))
+    home = world.settings.home
+    bento = pack(model, world.store.fetch(model.ref), NAME, TASK, home=home)
+    env = {**os.environ, **bento_environment(home), "ATLAS_HOME": str(tmp_path), "ATLAS_STORE": str(bento.source / "store")}
+    env |= {"ATLAS_SCENARIO_JSON": f"@{bento.source / 'scenario.json'}", "ATLAS_SERVE_MODEL": model.ref}
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.create_server(("127.0.0.1", 0)) as probe:
+        taken, free = other.getsockname()[1], probe.getsockname()[1]
+        probe.close()
+        ports = iter([taken, free])
+        monkeypatch.setattr(server, "_free_port", lambda: next(ports))
+        with running(bento.tag, model=model.ref, env=env, cwd=tmp_path, log=tmp_path / "log", timeout_s=60) as trial:
+            assert trial.url.endswith(f":{free}")
     assert not _servers(str(home).encode())
 
 
