@@ -85,6 +85,11 @@ def test_a_ground_truth_that_is_missing_or_of_another_protocol(bench: Any, tmp_p
         module.truth_of("mobilenet", tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize("space", ["mobilenet", "resnet"])
+def test_the_ground_truth_that_is_checked_in_is_of_todays_protocol(bench: Any, tmp_path: Path, space: str) -> None:
+    assert bench("truth").truth_of(space, tmp_path).seeds == 2
+
+
 def test_a_search_has_arrived_when_it_stays(bench: Any) -> None:
     module, contest = bench("compare"), bench("contest")
     known = truth(bench("truth"))
