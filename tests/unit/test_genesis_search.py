@@ -176,6 +176,16 @@ def test_what_a_learner_costs_is_told_from_what_others_cost_today() -> None:
     assert costs.seconds(slow, Job(FIRST, 0)) == pytest.approx(0.05 + 0.1)
 
 
+@pytest.mark.parametrize(("classes", "times"), [(0, 1), (2, 1), (3, 3), (26, 26)])
+def test_many_classes_cost_a_regression_more_than_they_cost_trees(classes: int, times: int) -> None:
+    costs = Costs([1_000], classes=classes, prior={"lightgbm": 10.0, "logistic": 30.0}, margin=1.0)
+    few = Costs([1_000], prior={"lightgbm": 10.0, "logistic": 30.0}, margin=1.0)
+    nothing, start = Board((), (), True), 0.05
+    assert costs.seconds(nothing, Job(SECOND, 0)) - start == pytest.approx(times * (few.seconds(nothing, Job(SECOND, 0)) - start))
+    ratio = (costs.seconds(nothing, Job(FIRST, 0)) - start) / (few.seconds(nothing, Job(FIRST, 0)) - start)
+    assert ratio == pytest.approx(min(times, 4))
+
+
 def test_a_learner_that_needs_too_much_memory_is_not_started_again(tmp_path: Path) -> None:
     class Large(Bowl):
         def evaluate(self, configuration: Configuration, rung: int, until: float) -> Result:
@@ -195,7 +205,7 @@ def test_a_learner_that_needs_too_much_memory_is_not_started_again(tmp_path: Pat
 @pytest.mark.parametrize(("rows", "starts"), [(50, False), (200, True)])
 def test_a_learner_that_needed_too_much_for_no_more_rows_is_not_started(rows: int, starts: bool) -> None:
     past = PastStudy("demo", "binary", "auc", True, rows, {}, 2, (PastTrial(SECOND, 0.7, 1, 1.0, 900.0),))
-    costs = Costs([1, 1], 100, [past], limit_mb=800.0)
+    costs = Costs([1, 1], 100, past=[past], limit_mb=800.0)
     nothing = Board((), (), True)
     assert costs.fits_memory(nothing, Job(SECOND, 0)) is starts
     assert costs.fits_memory(nothing, Job(FIRST, 0))

@@ -15,18 +15,22 @@ from components.automl.genesis.configuration import PastStudy
 __all__ = ["PRIOR", "Costs"]
 
 PRIOR: Mapping[str, float] = {
-    "lightgbm": 14.0,
-    "xgboost": 18.0,
-    "catboost": 40.0,
-    "extra_trees": 12.0,
-    "logistic": 4.0,
-    "mlp": 60.0,
-    "resnet": 220.0,
-    "arcface": 200.0,
-    "sage": 500.0,
+    "lightgbm": 40.0,
+    "xgboost": 35.0,
+    "catboost": 95.0,
+    "extra_trees": 130.0,
+    "logistic": 30.0,
+    "mlp": 250.0,
+    "resnet": 1100.0,
+    "arcface": 600.0,
+    "sage": 1500.0,
 }
-"""CPU microseconds a row and a fit, before anything was measured; `atlas bench automl` prints the measured ones."""
-_UNKNOWN = 60.0
+"""Microseconds a row and a fit of one class or two, before anything was measured: medians over the tables of `atlas bench automl`."""
+_UNKNOWN = 200.0
+_TREES, _TREES_MOST = ("lightgbm", "xgboost", "catboost", "extra_trees"), 4
+"""Every class costs a tree, or its export; of more classes `space.sized` leaves fewer rounds."""
+_STEPS = ("logistic",)
+"""Every class is a column of the loss, and takes more steps to settle."""
 _START_S = 0.05
 _UNSURE = 1.5
 
@@ -38,6 +42,7 @@ class Costs:
     Attributes:
         rows: (rungs,) rows that a rung's fits learn from, those left out that lower rungs fitted already.
         data_rows: Rows of the data.
+        classes: Of the task; 0 for a number.
         past: Earlier searches, whose seconds a row are used until today's are known, and whose peaks of memory count.
         limit_mb: What a worker may use; None: no limit.
         margin: A job is expected to cost this many times the estimate; of a learner that nothing is known of today, half as much again.
@@ -45,6 +50,7 @@ class Costs:
 
     rows: Sequence[int]
     data_rows: int = 0
+    classes: int = 0
     past: Sequence[PastStudy] = ()
     limit_mb: float | None = None
     margin: float = 1.3
@@ -89,7 +95,13 @@ class Costs:
         ]
         if before:
             return statistics.median(before)
-        # Many classes, many columns or a slow machine cost every learner more.
-        expected = {other: self.prior.get(other, _UNKNOWN) * 1e-6 for other in (*measured, name)}
-        found = [statistics.median(each) / expected[other] for other, each in measured.items() if expected[other] > 0]
-        return expected[name] * (statistics.median(found) if found else 1.0)
+        # Many columns or a slow machine cost every learner more.
+        found = [statistics.median(each) / self._expected(other) for other, each in measured.items() if self._expected(other) > 0]
+        return self._expected(name) * (statistics.median(found) if found else 1.0)
+
+    def _expected(self, name: str) -> float:
+        """Seconds a row before anything was measured."""
+        times = 1
+        if self.classes > 2:
+            times = min(self.classes, _TREES_MOST) if name in _TREES else self.classes if name in _STEPS else 1
+        return times * self.prior.get(name, _UNKNOWN) * 1e-6

@@ -27,17 +27,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_workers(open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, count: int) -> None:
+def run_workers(
+    open_: Callable[[], optuna.Study],
+    search: Search,
+    place: Workplace,
+    began: float,
+    count: int,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
     """Work in this process and count - 1 forks of it; they share what is in memory, and end with it.
 
     On one thread each, whatever was imported since the caller last said so: a fork has none of the threads that OpenMP started
     in its parent, and would wait for them for ever (XGBoost's labels after a landmarker's neighbours, for one).
+
+    Args:
+        meanwhile: What this process does before it works, too, while the forks do.
     """
     with reproducible():
-        _run(open_, search, place, began, count)
+        _run(open_, search, place, began, count, meanwhile)
 
 
-def _run(open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, count: int) -> None:
+def _run(
+    open_: Callable[[], optuna.Study], search: Search, place: Workplace, began: float, count: int, meanwhile: Callable[[], object]
+) -> None:
     forks = [
         multiprocessing.get_context("fork").Process(target=_fork, args=(open_, search, place, began, os.getpid()), daemon=True)
         for _ in range(count - 1)
@@ -47,6 +59,7 @@ def _run(open_: Callable[[], optuna.Study], search: Search, place: Workplace, be
     for fork in forks:
         fork.start()
     try:
+        meanwhile()
         work(open_(), search, place, began=began)
     finally:
         until = began + search.budget.seconds - search.reserve_s

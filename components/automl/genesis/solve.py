@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -162,7 +162,8 @@ class Setting:
         found = [entry.name for entry in learners_for(self.data.task, self.params.learners)]
         serving = _serving(self.champion, found)
         offered = [entry.configuration for entry in self.offered]
-        return plan(self.data.task, self.params, found, [*offered, *serving], self.history, self.meta, len(self.evaluator.rungs))
+        meta = self.meta if self.history else {}  # they are compared with the past's; without one, nobody waits for them
+        return plan(self.data.task, self.params, found, [*offered, *serving], self.history, meta, len(self.evaluator.rungs))
 
 
 def solve(given: Setting) -> Solved:
@@ -173,7 +174,7 @@ def solve(given: Setting) -> Solved:
     """
     data, params, evaluator = given.data, given.params, given.evaluator
     inherited = _inherit(given)
-    board = assist(given)
+    board = _searched(given, meanwhile=lambda: given.meta)
     notes = (*given.strategy.notes, *given.strategy.verdict(board))
     if isinstance(evaluator, LineEvaluator):
         recipe, starts = _best(board, data.task, params.seed, given.starts)
@@ -193,6 +194,10 @@ def solve(given: Setting) -> Solved:
 
 def assist(given: Setting) -> Board:
     """Do jobs of a search until nothing is left to do; any number of processes may, one of them calls `solve`."""
+    return _searched(given)
+
+
+def _searched(given: Setting, meanwhile: Callable[[], object] = lambda: None) -> Board:
     data, params, evaluator, strategy, task = given.data, given.params, given.evaluator, given.strategy, given.data.task
     timed_table = isinstance(evaluator, TableEvaluator) and params.trials is None
     search = Search(
@@ -201,7 +206,7 @@ def assist(given: Setting) -> Board:
         ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if isinstance(evaluator, TableEvaluator) else None),
         known=strategy.known,
         propose=strategy.propose,
-        costs=Costs(evaluator.new_rows, len(data.train) + len(data.validation), given.history, params.max_memory_mb),
+        costs=Costs(evaluator.new_rows, len(data.train) + len(data.validation), _classes(task), given.history, params.max_memory_mb),
         budget=Budget(params.trials, params.budget_s, 1.0 if task.higher_is_better else 0.0),
         reserve_s=_RESERVED_S + _RESERVED_SHARE * params.budget_s if timed_table else 0.0,
     )
@@ -213,7 +218,7 @@ def assist(given: Setting) -> Board:
     began = given.started - read_board(open_()).clock
     count = _workers(params)
     with watching(open_, search.budget, began=began, metric=task.metric, rungs=len(evaluator.rungs), workers=count):
-        run_workers(open_, search, Workplace(given.folder), began, count)
+        run_workers(open_, search, Workplace(given.folder), began, count, meanwhile)
     return read_board(open_())
 
 
@@ -238,6 +243,10 @@ def usual_validation(data: Data) -> Validation:
     """Five folds; eight for small tables, where every row counts, and for large ones, whose first folds are enough to judge by."""
     rows = len(data.train) + len(data.validation)
     return Validation(folds=5 if _SMALL <= rows < _LARGE else 8)
+
+
+def _classes(task: Task) -> int:
+    return len(task.classes) if isinstance(task, Tabular) else 0
 
 
 def _workers(params: Params) -> int:
