@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-__all__ = ["AdamW"]
+__all__ = ["AdamW", "LazyAdamW"]
+
+_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
 
 
 class AdamW:
     """Steps as `torch.optim.AdamW(…, fused=True)` does, bit for bit.
 
     Args:
-        params: Dense, all of them in use.
+        params: Dense; one without a gradient has one of zeros.
         weight_decay: A share of the learning rate.
     """
 
@@ -31,7 +33,7 @@ class AdamW:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move the params along their gradients, which are forgotten then."""
-        grads = [param.grad for param in self.params if param.grad is not None]
+        grads = [torch.zeros_like(param) if param.grad is None else param.grad for param in self.params]
         adamw(
             self.params,
             grads,
@@ -41,12 +43,45 @@ class AdamW:
             self._steps,
             fused=True,
             amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=_BETA1,
+            beta2=_BETA2,
             lr=lr,
             weight_decay=self._decay,
-            eps=1e-8,
+            eps=_EPS,
             maximize=False,
         )
         for param in self.params:
+            param.grad = None
+
+
+class LazyAdamW:
+    """AdamW element by element: one without a gradient stays as it is, and so do its moments and its count of steps.
+
+    What `torch.optim.SparseAdam` does for rows. A slice that one step in six trains would by AdamW go on along old gradients for the other
+    five, and then take smaller steps than a slice that each step trains. Where every element has a gradient, it steps as AdamW does.
+
+    Args:
+        params: Those of a network that is trained in parts.
+        weight_decay: A share of the learning rate.
+    """
+
+    def __init__(self, params: Iterable[Tensor], *, weight_decay: float) -> None:
+        self.params = list(params)
+        self._decay = weight_decay
+        self._mean, self._square, self._steps = ([torch.zeros_like(param) for param in self.params] for _ in range(3))
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Move the params along their gradients, which are forgotten then."""
+        for param, mean, square, steps in zip(self.params, self._mean, self._square, self._steps, strict=True):
+            grad = param.grad
+            if grad is None:
+                continue
+            used = (grad != 0).to(grad.dtype)
+            steps.add_(used)
+            mean.lerp_(grad, (1 - _BETA1) * used)
+            square.lerp_(grad.square(), (1 - _BETA2) * used)
+            count = steps.clamp(min=1)
+            spread = (square / (1 - _BETA2**count)).sqrt_().add_(_EPS)
+            param.addcmul_(used, (mean / (1 - _BETA1**count)).div_(spread).add_(param, alpha=self._decay), value=-lr)
             param.grad = None

@@ -265,6 +265,16 @@ def test_the_learning_rate_rises_and_falls(steps: int, peak: float) -> None:
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+def test_every_option_is_drawn_once_before_any_is_drawn_again() -> None:
+    draws = Draws(SPACE, 0)
+    found = [draws.one() for _ in range(60)]
+    assert len(set(found)) > 10  # decisions are drawn apart from one another
+    for place, block in enumerate(SPACE.blocks):
+        count = len(block.options)
+        numbers = [each.options[place] for each in found]
+        assert all(sorted(numbers[at : at + count]) == list(range(count)) for at in range(0, 60 - count + 1, count))
+
+
 def test_a_sandwich_adds_the_gradients_of_three_paths() -> None:
     batch = next(gratings().batches("train"))
     with seeded(0):

@@ -329,6 +329,35 @@ def test_adamw_steps_as_torchs_own_does() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+def test_lazy_adamw_is_adamw_for_what_has_a_gradient_and_leaves_the_rest() -> None:
+    import torch
+
+    from components.train.adamw import AdamW, LazyAdamW
+
+    draw = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 3, generator=draw)
+    lazy, usual, half = (torch.nn.Parameter(value.clone()) for value in (start, start, start[:2]))
+    unused = torch.nn.Parameter(torch.ones(2))
+    ourselves, whole, alone = (
+        LazyAdamW([lazy, unused], weight_decay=0.03),
+        AdamW([usual], weight_decay=0.03),
+        AdamW([half], weight_decay=0.03),
+    )
+    for step in range(6):
+        lazy.grad = torch.randn(4, 3, generator=draw)
+        if step % 2:
+            lazy.grad[:2] = 0
+        else:
+            half.grad = lazy.grad[:2].clone()
+            alone.step(0.01)
+        usual.grad = lazy.grad.clone()
+        ourselves.step(0.01)
+        whole.step(0.01)
+    torch.testing.assert_close(lazy[2:], usual[2:])
+    torch.testing.assert_close(lazy[:2], half)  # as if the steps without a gradient had not been
+    assert torch.equal(unused, torch.ones(2))
+
+
 @pytest.mark.slow
 def test_a_network_is_trained_without_torchs_compiler() -> None:
     code = """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from components.automl.nas.problem import Batch, Problem, likelihood, score, stream
 from components.automl.nas.supernet import Supernet, recalibrate
-from components.train.adamw import AdamW
+from components.train.adamw import AdamW, LazyAdamW
 from components.train.spaces.network import network
 from components.train.spaces.space import Architecture, Space
 
@@ -58,15 +58,25 @@ class Fitting:
 
 
 class Draws:
-    """The architectures that a supernet's training visits."""
+    """The architectures that a supernet's training visits.
+
+    Every option of a decision is drawn once before any is drawn again (strict fairness, FairNAS, arXiv 1907.01845, 3.2, but in turn): an
+    option must not seem better because it was trained more often, or later, when the learning rate is low.
+    """
 
     def __init__(self, space: Space, seed: int) -> None:
         self.largest, self.smallest = space.largest(), space.smallest()
-        self._space, self._rng = space, random.Random(seed)
+        self._rng = random.Random(seed)
+        self._widths = self._turns(len(space.widths))
+        self._options = [self._turns(len(block.options)) for block in space.blocks]
 
     def one(self) -> Architecture:
-        """Draw an architecture, uniformly over decisions."""
-        return self._space.sample(self._rng)
+        """Draw an architecture; alone, each is as likely as any other."""
+        return Architecture(next(self._widths), tuple(next(turns) for turns in self._options))
+
+    def _turns(self, count: int) -> Iterator[int]:
+        while True:
+            yield from self._rng.sample(range(count), count)
 
 
 Rule = Callable[[Supernet, Problem, Batch, Draws], None]
@@ -137,7 +147,8 @@ def train_supernet(
     """Train a supernet by paths, in place; return the steps made. `stop` is as for `descend`."""
     draws = Draws(supernet.space, seed)
     with seeded(seed):
-        return descend(supernet, problem, fitting, seed, lambda batch: rule(supernet, problem, batch, draws), stop)
+        optimiser = LazyAdamW(supernet.parameters(), weight_decay=fitting.weight_decay)  # a step trains a path, not the whole
+        return descend(supernet, problem, fitting, seed, lambda batch: rule(supernet, problem, batch, draws), stop, optimiser)
 
 
 def inherited_score(
@@ -161,6 +172,7 @@ def descend(
     seed: int,
     add_gradients: Callable[[Batch], None],
     stop: Callable[[int], bool] | None = None,
+    optimiser: AdamW | LazyAdamW | None = None,
 ) -> int:
     """Train in place; return the steps made.
 
@@ -168,15 +180,13 @@ def descend(
         seed: Of the order of the items.
         add_gradients: Computes a batch, and adds to the gradients of the parameters.
         stop: Told how many steps were made; true ends the training.
+        optimiser: Of the network's parameters; None: AdamW.
     """
-    optimiser = AdamW(net.parameters(), weight_decay=fitting.weight_decay)
+    optimiser = optimiser or AdamW(net.parameters(), weight_decay=fitting.weight_decay)
     steps = fitting.steps(problem)
     net.train()
     for step, batch in enumerate(islice(stream(problem, "train", torch.Generator().manual_seed(seed)), steps)):
         add_gradients(batch)
-        for param in optimiser.params:
-            if param.grad is None:  # no path of this step went there; the kernel wants a gradient for each
-                param.grad = torch.zeros_like(param)
         optimiser.step(rate(step, steps, fitting.lr))
         if stop is not None and stop(step + 1):
             return step + 1
