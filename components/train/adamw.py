@@ -68,20 +68,25 @@ class LazyAdamW:
     def __init__(self, params: Iterable[Tensor], *, weight_decay: float) -> None:
         self.params = list(params)
         self._decay = weight_decay
-        self._mean, self._square, self._steps = ([torch.zeros_like(param) for param in self.params] for _ in range(3))
+        self._sizes = [param.numel() for param in self.params]
+        self._mean, self._square, self._steps = (torch.zeros_like(_joined(self.params)) for _ in range(3))
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move the params along their gradients, which are forgotten then."""
-        for param, mean, square, steps in zip(self.params, self._mean, self._square, self._steps, strict=True):
-            grad = param.grad
-            if grad is None:
-                continue
-            used = (grad != 0).to(grad.dtype)
-            steps.add_(used)
-            mean.lerp_(grad, (1 - _BETA1) * used)
-            square.lerp_(grad.square(), (1 - _BETA2) * used)
-            count = steps.clamp(min=1)
-            spread = (square / (1 - _BETA2**count)).sqrt_().add_(_EPS)
-            param.addcmul_(used, (mean / (1 - _BETA1**count)).div_(spread).add_(param, alpha=self._decay), value=-lr)
+        grad = _joined([torch.zeros_like(param) if param.grad is None else param.grad for param in self.params])
+        used = (grad != 0).to(grad.dtype)
+        self._steps += used
+        self._mean.lerp_(grad, (1 - _BETA1) * used)
+        self._square.lerp_(grad.square_(), (1 - _BETA2) * used)
+        count = self._steps.clamp(min=1)
+        spread = (self._square / (1 - _BETA2**count)).sqrt_().add_(_EPS)
+        move = (self._mean / (1 - _BETA1**count)).div_(spread).add_(_joined(self.params), alpha=self._decay).mul_(used)
+        for param, part in zip(self.params, torch.split(move, self._sizes), strict=True):
+            param.add_(part.view(param.shape), alpha=-lr)
             param.grad = None
+
+
+def _joined(tensors: Iterable[Tensor]) -> Tensor:
+    """Return (elements,): one kernel for all of many small tensors."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])

@@ -19,6 +19,7 @@ from components.automl.nas.problem import Images, Split, likelihood, score
 from components.automl.nas.strategies import Budget, Darts, Effects, Evolutionary, Gradient, Meter, Random, SearchTask, strategy
 from components.automl.nas.strategies.base import drawn, nearest
 from components.automl.nas.strategies.effects import main_effects
+from components.automl.nas.strategies.on_supernet import calibration
 from components.automl.nas.supernet import Supernet
 from components.automl.nas.training import Draws, Fitting, inherited_score, rate, sandwich, seeded, single_path, standalone, train_supernet
 from components.core.errors import ConfigError, DataError
@@ -146,8 +147,8 @@ class TestEvolutionary(StrategyContract):
 
     def test_a_supernet_that_was_trained_serves_other_limits_and_later_searches(self) -> None:
         evolution, wide, narrow = Evolutionary(SHORT, judged=4), task(limits=Limits()), task()
-        supernet = evolution.trained(wide, Meter(Budget()))
-        found = evolution.select(narrow, supernet, Meter(Budget(), spent_s=100.0))
+        (supernet,) = evolution.trained(wide, Meter(Budget()))
+        found = evolution.select(narrow, [supernet], Meter(Budget(), spent_s=100.0))
         assert found.moments[0].cpu_s > 100
         assert narrow.limits.allow(cost(SPACE, found.architecture))
         again = replace(narrow, start=supernet.state_dict()).supernet()
@@ -155,9 +156,18 @@ class TestEvolutionary(StrategyContract):
 
 
 class TestEffects(StrategyContract):
-    @pytest.fixture
-    def made(self) -> Any:
-        return Effects(SHORT, single_path, judged=8, batches=2)
+    @pytest.fixture(params=[1, 2])
+    def made(self, request: pytest.FixtureRequest) -> Any:
+        return Effects(SHORT, single_path, judged=8, batches=2, supernets=request.param)
+
+    def test_supernets_differ_and_their_judgements_are_averaged(self) -> None:
+        made, given_task = Effects(SHORT, single_path, judged=4, batches=2, supernets=2), task()
+        one, two = made.trained(given_task, Meter(Budget()))
+        found = made.select(given_task, [one, two], Meter(Budget()))
+        batches = calibration(given_task, 4)
+        alone = [{each: inherited_score(net, each, given_task.problem, batches, 2) for each in found.ranking} for net in (one, two)]
+        assert alone[0] != alone[1]
+        assert found.ranking == pytest.approx({each: (alone[0][each] + alone[1][each]) / 2 for each in found.ranking})
 
     def test_it_finds_what_is_judged_well_and_has_options_that_are(self, made: Any) -> None:
         found = made.search(task(), Budget())

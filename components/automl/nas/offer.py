@@ -144,9 +144,9 @@ def _found(task: SearchTask, given: Nas, seconds: float) -> tuple[Found, float]:
     fitting = _affordable(task, fitting, _RULES[given.strategy], _FITTED_SHARE * seconds)
     strategy = Effects(fitting, _rule(given.strategy, round(_LARGEST_SHARE * fitting.steps(task.problem))), judged=given.judged)
     meter = Meter(Budget(_FITTED_SHARE * seconds))
-    supernet = strategy.trained(task, meter)
+    supernets = strategy.trained(task, meter)
     spent_s = meter.spent_s
-    return strategy.select(task, supernet, Meter(Budget(seconds), spent_s=spent_s)), spent_s
+    return strategy.select(task, supernets, Meter(Budget(seconds), spent_s=spent_s)), spent_s
 
 
 def _rule(name: str, first: int) -> Rule:

@@ -26,7 +26,8 @@ from components.train.spaces.space import Architecture, Space
 
 __all__ = ["Mix", "Supernet", "one_hot", "recalibrate"]
 
-_KEPT = 16  # paths; those of a generation are recalibrated and judged one after the other
+_KEPT = 256
+"""Paths: modules without weights, which take longer to make than a small one's backward pass; and those recalibrated are judged later."""
 
 
 class Supernet(nn.Module):
@@ -129,7 +130,7 @@ class Supernet(nn.Module):
 def recalibrate(supernet: Supernet, architecture: Architecture, batches: Iterable[Tensor]) -> None:
     """Compute the batch statistics of one path: the mean over these batches of inputs. Weights do not change.
 
-    Statistics of the 16 latest paths are kept; `supernet.train()` forgets them all.
+    Statistics of the 256 latest paths are kept; `supernet.train()` forgets them all.
 
     Args:
         supernet: In either mode, which stays.

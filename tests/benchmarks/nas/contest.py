@@ -27,9 +27,9 @@ from components.automl.nas.darts import Steps
 from components.automl.nas.mixing import Mixing
 from components.automl.nas.strategies import Budget, Darts, Effects, Evolutionary, Found, Gradient, Meter, Random, SearchTask
 from components.automl.nas.strategies.base import chosen, drawn
-from components.automl.nas.strategies.on_supernet import OnSupernet, calibration
+from components.automl.nas.strategies.on_supernet import OnSupernet, calibration, mean_score
 from components.automl.nas.supernet import Supernet
-from components.automl.nas.training import Fitting, inherited_score, single_path
+from components.automl.nas.training import Fitting, single_path
 from components.core.artifacts import digest_of
 from components.train import spaces
 from components.train.spaces.space import Architecture
@@ -55,9 +55,14 @@ _SHORT = 0.1  # of the usual epochs, in the world that only shows that everythin
 
 Strategy = Gradient | Darts | OnSupernet
 
+
+def _on_supernets(kind: type[Effects] | type[Evolutionary], share: float) -> OnSupernet:
+    return kind(Fitting(2 * share, lr=8e-3), single_path, judged=16, batches=16, calibrating=1, supernets=2)
+
+
 SYSTEMS: Mapping[str, Callable[[float], Strategy]] = {
-    "single path": lambda share: Effects(Fitting(3 * share, lr=8e-3), single_path, judged=30, batches=16, calibrating=1),
-    "single path, evolution": lambda share: Evolutionary(Fitting(3 * share, lr=8e-3), single_path, judged=30, batches=16, calibrating=1),
+    "single path": lambda share: _on_supernets(Effects, share),
+    "single path, evolution": lambda share: _on_supernets(Evolutionary, share),
     "superposition": lambda share: Gradient(Fitting(4 * share), Mixing("dirichlet")),
     "DARTS, first order": lambda share: Darts(Steps(1, alpha_lr=3e-3), 6 * share),
     "DARTS, second order": lambda share: Darts(Steps(2, alpha_lr=3e-3), 5 * share),
@@ -150,27 +155,26 @@ class Contest:
         tasks = {share: replace(task, limits=limits) for share, limits in self.limits().items()}
         if isinstance(strategy, OnSupernet):
             meter = Meter(Budget())
-            trained = strategy.trained(task, meter)
+            supernets = strategy.trained(task, meter)
             spent_s = meter.spent_s
-            supernet: Supernet | None = trained
-            lines = {share: _line(strategy.select(each, trained, Meter(Budget(), spent_s=spent_s))) for share, each in tasks.items()}
+            lines = {share: _line(strategy.select(each, supernets, Meter(Budget(), spent_s=spent_s))) for share, each in tasks.items()}
         else:
             found = strategy.search(task, Budget())
-            supernet = found.supernet
+            supernets = [] if found.supernet is None else [found.supernet]
             lines = {
                 share: [[moment.cpu_s, chosen(moment.scores, each).options] for moment in found.moments if moment.scores]
                 for share, each in tasks.items()
             }
-        ranking = [] if supernet is None else list(self._ranked(task, supernet))
+        ranking = list(self._ranked(task, supernets)) if supernets else []
         return {"moments": {str(share): line for share, line in lines.items()}, "ranking": ranking}
 
-    def _ranked(self, task: SearchTask, supernet: Supernet) -> Iterator[tuple[tuple[int, ...], float]]:
-        """Judge a sample of all architectures with the supernet's weights; this is no part of a search."""
+    def _ranked(self, task: SearchTask, supernets: Sequence[Supernet]) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Judge a sample of all architectures with the supernets' weights; this is no part of a search."""
         sample = sorted(self.truth.tests, key=lambda architecture: architecture.options)
         random.Random(1).shuffle(sample)
         batches = calibration(task, 2)
         for architecture in sample[:RANKED]:
-            yield architecture.options, inherited_score(supernet, architecture, task.problem, batches, 16)
+            yield architecture.options, mean_score(supernets, architecture, task.problem, batches, 16)
 
     def _speed(self) -> float:
         sample = list(self.truth.tests)
