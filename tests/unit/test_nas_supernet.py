@@ -265,7 +265,8 @@ def test_paths_keep_their_own_statistics() -> None:
     assert all(torch.equal(found, supernet(x[0], architecture)) for architecture, found in first.items())
 
 
-def test_the_latest_paths_are_kept() -> None:
+def test_the_latest_paths_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.automl.nas.supernet._KEPT", 16)
     whole = small("resnet")
     supernet, x = Supernet(whole).eval(), batches(whole)
     every = list(whole.architectures())[:17]
