@@ -210,5 +210,5 @@ def _code(kind: type) -> str:
     """Hash the modules that decide what a strategy of this kind finds."""
     root, networks = Path(nas.__file__).parent, Path(spaces.__file__).parent
     files = [*(root / f"{name}.py" for name in (*_SHARED, *_DECIDES[kind])), *(networks / f"{name}.py" for name in _OF_NETWORKS)]
-    files.append(networks.parent / "adamw.py")
+    files += [] if kind is Darts else [networks.parent / "adamw.py"]  # DARTS has optimisers of its own
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
