@@ -45,7 +45,7 @@ def loans(store: ArtifactStore, *, other_seed: int = 1, count: int = 240) -> Art
 
 
 def params(task: Any = LOANS, **given: Any) -> dict[str, Any]:
-    return {"scenario": "demo", "task": task.model_dump(mode="json"), "trials": 3, "learners": ["logistic"], **given}
+    return {"scenario": "demo", "task": task.model_dump(mode="json"), "trials": 3, "budget_s": 600, "learners": ["logistic"], **given}
 
 
 def read(store: ArtifactStore, out: dict[str, Artifact]) -> tuple[Recipe, dict[str, Any]]:
