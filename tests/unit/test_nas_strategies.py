@@ -169,6 +169,11 @@ class TestEffects(StrategyContract):
         assert alone[0] != alone[1]
         assert found.ranking == pytest.approx({each: (alone[0][each] + alone[1][each]) / 2 for each in found.ranking})
 
+    def test_only_the_first_supernet_may_be_cut_off(self) -> None:
+        made = Effects(SHORT, single_path, judged=4, batches=2, supernets=3)
+        assert len(made.trained(task(), Meter(Budget(cpu_s=0.0)))) == 1
+        assert len(made.trained(task(), Meter(Budget()))) == 3
+
     def test_it_finds_what_is_judged_well_and_has_options_that_are(self, made: Any) -> None:
         found = made.search(task(), Budget())
         worth = main_effects(SPACE, found.ranking)

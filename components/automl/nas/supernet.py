@@ -27,7 +27,7 @@ from components.train.spaces.space import Architecture, Space
 __all__ = ["Mix", "Supernet", "one_hot", "recalibrate"]
 
 _KEPT = 256
-"""Paths: modules without weights, which take longer to make than a small one's backward pass; and those recalibrated are judged later."""
+"""Paths, modules without weights: to make one takes a tenth of a small network's step, and those recalibrated are judged later."""
 
 
 class Supernet(nn.Module):

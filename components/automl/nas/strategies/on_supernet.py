@@ -56,12 +56,15 @@ class OnSupernet(ABC):
         return self.select(task, self.trained(task, meter), meter)
 
     def trained(self, task: SearchTask, meter: Meter) -> list[Supernet]:
-        """Return the trained supernets, the first one from `task.start`; they serve any limits."""
-        found = []
+        """Return the trained supernets, the first one from `task.start`; they serve any limits. Of others, none that the budget cut off."""
+        found: list[Supernet] = []
         for number in range(self.supernets):
             one = replace(task, seed=task.seed + number * _APART, start=None) if number else task
-            found.append(one.supernet())
-            train_supernet(found[-1], one.problem, self.fitting, one.seed, rule=self.rule, stop=lambda _: meter.over)
+            supernet = one.supernet()
+            train_supernet(supernet, one.problem, self.fitting, one.seed, rule=self.rule, stop=lambda _: meter.over)
+            if found and meter.over:
+                break  # its learning rate has not come down: in a mean it would only add noise
+            found.append(supernet)
         return found
 
     def select(self, task: SearchTask, supernets: Sequence[Supernet], meter: Meter) -> Found:
