@@ -29,7 +29,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(name="atlas", help="Keep deployed models right.", no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(cli_cases.app, name="cases")
-console = Console()
+console = show.output()
 errors = Console(stderr=True)
 _verbose = False
 
@@ -282,15 +282,15 @@ def bench(
         ),
     ] = "",
     budgets: Annotated[str, typer.Option(help="automl: seconds that a search may take, with commas between")] = "",
-    seed: Annotated[int, typer.Option(help="automl: which rows are put aside")] = 0,
+    seeds: Annotated[str, typer.Option("--seeds", "--seed", help="automl: which rows are put aside, seeds with commas between")] = "0",
     again: Annotated[bool, typer.Option(help="automl, scale: measure anew what was measured before")] = False,
 ) -> None:
     """Measure; each figure stands beside a rival's or a limit. What was interrupted goes on where it was."""
     from pipelines import bench as benches
 
-    given = (("tables", tables), ("systems", systems), ("cases", cases), ("budgets", budgets))
+    given = (("tables", tables), ("systems", systems), ("cases", cases), ("budgets", budgets), ("seeds", seeds))
     chosen = {key: tuple(filter(None, text.split(","))) for key, text in given}
-    show.bench(console, benches.run(name, quick=quick, seed=seed, again=again, **chosen), as_json=as_json)
+    show.bench(console, benches.run(name, quick=quick, again=again, **chosen), as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from components.core.errors import ConfigError, DataError
@@ -18,12 +17,12 @@ from components.core.ledger import Ledger, NewCase
 from components.core.params import Tabular, TextLine
 from components.core.settings import Settings
 from pipelines import scenario
-from pipelines.show import states
+from pipelines.show import output, states
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Bad cases: list, show, add, label, import.", no_args_is_help=True)
-console = Console()
+console = output()
 
 _BATCH = 1000
 

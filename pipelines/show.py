@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +25,19 @@ from components.core.store import ArtifactStore
 from pipelines.local import StepReport
 from pipelines.show_search import number, show_search
 
-__all__ = ["Progress", "bench", "last_said", "outcome", "places", "reports", "short", "states", "status"]
+__all__ = ["Progress", "bench", "last_said", "outcome", "output", "places", "reports", "short", "states", "status"]
 
 _TAIL_BYTES = 16_384
 _LOGGED = re.compile(r"[DIWEC] ([\w.]+): (.*)")
 """A line of `components.core.log`: level, logger, message."""
+_IN_A_FILE = 200
+"""Columns where there is no terminal: a row of a table stays one line."""
 _PAGES = {"evaluate": "report.html", "automl": "report.html", "validate": "report.html"}
+
+
+def output() -> Console:
+    """Return the console that results are printed to; what goes into a file or a pipe is not wrapped as if somebody watched."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _IN_A_FILE)
 
 
 def short(ref: str | None) -> str:

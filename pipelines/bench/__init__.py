@@ -20,7 +20,7 @@ def run(
     systems: tuple[str, ...] = (),
     cases: tuple[str, ...] = (),
     budgets: tuple[str, ...] = (),
-    seed: int = 0,
+    seeds: tuple[str, ...] = (),
     again: bool = False,
 ) -> Iterator[Row]:
     """Yield the rows of one benchmark as they are measured.
@@ -32,11 +32,11 @@ def run(
         systems: `automl`: only these systems; empty: all.
         cases: `automl`, `scale`, `nas`: only these cases; empty: all.
         budgets: `automl`: seconds that a search may take; empty: those of the benchmark.
-        seed: `automl`: which split is drawn.
+        seeds: `automl`: which splits are drawn; empty: that of seed 0.
         again: `automl`, `scale`: measure anew what was measured before.
 
     Raises:
-        ConfigError: There is no such benchmark, or it has no such table, system, case or budget.
+        ConfigError: There is no such benchmark, or it has no such table, system, case, budget or seed.
     """
     if name not in NAMES:
         raise ConfigError(f"there is no benchmark '{name}'", do=nearest(name, NAMES))
@@ -54,4 +54,4 @@ def run(
         return nas(cases, quick=quick)
     from pipelines.bench.automl import Choice, automl
 
-    return automl(Choice.of(quick=quick, tables=tables, systems=systems, cases=cases, budgets=budgets, seed=seed, again=again))
+    return automl(Choice.of(quick=quick, tables=tables, systems=systems, cases=cases, budgets=budgets, seeds=seeds, again=again))

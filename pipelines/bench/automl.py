@@ -39,7 +39,7 @@ class Choice:
         systems: Their names; ours first if it takes part.
         cases: Some of `CASES`.
         budgets_s: Ascending; yesterday's search has the largest.
-        seed: Of splits and systems.
+        seeds: Of splits and systems; what is said of a table is then the mean over its splits.
         again: Whether what was measured before is measured anew.
         quick: Whether it is the small version.
     """
@@ -48,7 +48,7 @@ class Choice:
     systems: tuple[str, ...]
     cases: tuple[str, ...]
     budgets_s: tuple[float, ...]
-    seed: int
+    seeds: tuple[int, ...]
     again: bool
     quick: bool
 
@@ -61,14 +61,14 @@ class Choice:
         systems: tuple[str, ...],
         cases: tuple[str, ...],
         budgets: tuple[str, ...],
-        seed: int,
+        seeds: tuple[str, ...],
         again: bool,
     ) -> Choice:
         """Fill in what was left empty.
 
         Raises:
-            ConfigError: There is no such system or case, or a budget is no number of seconds. Tables are checked when the index has
-                been read.
+            ConfigError: There is no such system or case, a budget is no number of seconds, or a seed no whole number. Tables are
+                checked when the index has been read.
         """
         _known("system", systems, tuple(SYSTEMS))
         _known("case", cases, CASES)
@@ -77,7 +77,7 @@ class Choice:
             systems=tuple(name for name in SYSTEMS if not systems or name in systems),
             cases=tuple(name for name in CASES if not cases or name in cases),
             budgets_s=tuple(sorted(map(_seconds, budgets))) or (QUICK_BUDGETS_S if quick else BUDGETS_S),
-            seed=seed,
+            seeds=tuple(dict.fromkeys(map(_seed, seeds))) or (0,),
             again=again,
             quick=quick,
         )
@@ -94,6 +94,14 @@ def _seconds(given: str) -> float:
     if not 0 < seconds < math.inf:
         raise ConfigError(f"a budget is '{given}', seconds above 0 are expected", do="give numbers with commas between: --budgets 20,60")
     return seconds
+
+
+def _seed(given: str) -> int:
+    if not given.isdecimal():
+        raise ConfigError(
+            f"a seed is '{given}', a whole number from 0 on is expected", do="give numbers with commas between: --seeds 0,1,2"
+        )
+    return int(given)
 
 
 def _known(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:
@@ -122,7 +130,7 @@ def automl(choice: Choice) -> Iterator[Row]:
         bench = Bench(folder, again=choice.again)
         found: list[Result] = []
         for group in groups(choice):
-            today = tables.split(*whole(group[0].table), choice.seed)
+            today = tables.split(*whole(group[0].table), group[0].seed)
             results = [bench.result(run, today) for run in group]
             found += results
             yield from verdict.table_rows(results, found)
@@ -135,23 +143,28 @@ def automl(choice: Choice) -> Iterator[Row]:
 
 
 def groups(choice: Choice) -> Iterator[list[Run]]:
-    """Yield the runs in their order; those of one group are compared with each other."""
+    """Yield the runs in their order, seed after seed; those of one group are compared with each other."""
+    for seed in choice.seeds:
+        yield from _groups(choice, seed)
+
+
+def _groups(choice: Choice, seed: int) -> Iterator[list[Run]]:
     if "cold" in choice.cases or "warm" in choice.cases:  # what is warm is compared with what is cold
         for budget_s in choice.budgets_s:
             for number, table in enumerate(choice.tables):
-                yield [_cold(table, name, budget_s, choice.seed) for name in _turn(choice.systems, number)]
+                yield [_cold(table, name, budget_s, seed) for name in _turn(choice.systems, number)]
     if "warm" in choice.cases:
         warm = [name for name in choice.systems if SYSTEMS[name].warm]
         longest = max(choice.budgets_s)
         for number, table in enumerate(choice.tables if warm else ()):
             turn = _turn(warm, number)
-            yield [Run("yesterday", table, name, longest, choice.seed) for name in turn]
+            yield [Run("yesterday", table, name, longest, seed) for name in turn]
             for budget_s in choice.budgets_s:
-                yield [Run("warm", table, name, budget_s, choice.seed, yesterday_s=longest) for name in turn]
+                yield [Run("warm", table, name, budget_s, seed, yesterday_s=longest) for name in turn]
     if "workers" in choice.cases and systems.OURS in choice.systems:
         budget_s = QUICK_BUDGETS_S[0] if choice.quick else WORKERS_S
         for table in WORKERS_TABLES:
-            yield [Run("workers", table, systems.OURS, budget_s, choice.seed, workers=workers) for workers in (1, CORES)]
+            yield [Run("workers", table, systems.OURS, budget_s, seed, workers=workers) for workers in (1, CORES)]
 
 
 def _cold(table: str, name: str, budget_s: float, seed: int) -> Run:

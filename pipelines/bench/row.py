@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["Row", "row"]
@@ -11,7 +12,7 @@ __all__ = ["Row", "row"]
 Row = dict[str, Any]
 
 
-def row(case: str, ours: float | None, unit: str, against: str, theirs: float | None, goal: str, *, seed: int = 0) -> Row:
+def row(case: str, ours: float | None, unit: str, against: str, theirs: float | None, goal: str, *, seed: int | Sequence[int] = 0) -> Row:
     """Return a row.
 
     Args:
@@ -21,7 +22,7 @@ def row(case: str, ours: float | None, unit: str, against: str, theirs: float | 
         against: The rival, or the limit, measured in the same run. One that starts with `facts` was measured on another day.
         theirs: Its figure; None where there is none.
         goal: `<=`, `<` or `>=`; empty: nothing is to be reached.
-        seed: Of what was drawn.
+        seed: Of what was drawn; several where the figure is over all of them.
     """
     known = ours is not None and theirs is not None
     holds = _holds(ours, theirs, goal) if ours is not None and theirs is not None and goal and not against.startswith("facts") else None
@@ -35,7 +36,7 @@ def row(case: str, ours: float | None, unit: str, against: str, theirs: float | 
         "ratio": ratio,
         "goal": goal,
         "holds": holds,
-        "seed": seed,
+        "seed": seed if isinstance(seed, int) else seed[0] if len(seed) == 1 else list(seed),
         "device": f"{os.cpu_count()} cores",
     }
 

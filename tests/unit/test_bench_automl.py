@@ -73,13 +73,15 @@ def binary(answers: Sequence[float]) -> tuple[tables.Split, pa.Table]:
     return split, pa.table({"0": [1 - p for p in answers], "1": list(answers)})
 
 
-def result(system: str, score: float | None, *, case: Any = "cold", table: str = "t", budget_s: float = 20, **more: Any) -> Result:
-    run = Run(case, table, system, budget_s, 0)
+def result(
+    system: str, score: float | None, *, case: Any = "cold", table: str = "t", budget_s: float = 20, seed: int = 0, **more: Any
+) -> Result:
+    run = Run(case, table, system, budget_s, seed)
     return Result(run, more.pop("metric", "auc"), score=score, error=None if score is not None else "it broke", **more)
 
 
 def choice(**given: Any) -> Choice:
-    usual: dict[str, Any] = {"quick": False, "tables": ("a", "b"), "systems": (), "cases": (), "budgets": (), "seed": 0, "again": False}
+    usual: dict[str, Any] = {"quick": False, "tables": ("a", "b"), "systems": (), "cases": (), "budgets": (), "seeds": (), "again": False}
     return Choice.of(**usual | given)
 
 
@@ -191,6 +193,12 @@ class TestOrder:
         for wrong in ("soon", "0", "inf"):
             with pytest.raises(ConfigError, match=f"'{wrong}'.*seconds above 0"):
                 choice(budgets=(wrong,))
+
+    def test_several_splits_are_measured_one_after_the_other(self) -> None:
+        assert [group[0].seed for group in groups(choice(tables=("a",), cases=("cold",), seeds=("3", "1")))] == [3, 3, 1, 1]
+        for wrong in ("x", "-1", "1.5"):
+            with pytest.raises(ConfigError, match=f"'{wrong}'.*whole number"):
+                choice(seeds=(wrong,))
 
     def test_unknown_names_are_refused_with_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean 'flaml'"):
@@ -334,6 +342,24 @@ class TestRows:
         p = next(line for line in rows if "no better" in line["case"])
         assert p["ours"] == pytest.approx(1 / 32, abs=1e-4)
         assert p["holds"] is True
+
+    def test_a_table_counts_once_by_the_mean_of_its_splits(self) -> None:
+        # On one split of five tables ours wins by little and loses the other by much: the mean of each table is a loss.
+        found = [
+            result(name, score, table=table, seed=seed)
+            for table in "abcde"
+            for name, seed, score in (("ours", 0, 0.85), ("flaml", 0, 0.84), ("ours", 1, 0.80), ("flaml", 1, 0.90))
+        ]
+        rows = list(verdict.cold_rows(found, choice(systems=("ours", "flaml"), seeds=("0", "1"))))
+        rank = next(line for line in rows if "mean rank" in line["case"])
+        assert (rank["case"], rank["ours"], rank["seed"]) == ("cold 20 s: mean rank of 5 tables, 10 splits", 1.5, [0, 1])
+        assert next(line for line in rows if "no better" in line["case"])["ours"] == 1.0
+        assert next(line for line in rows if "tables not worse" in line["case"])["ours"] == 0.0
+
+    def test_warm_is_compared_with_cold_on_the_same_split(self) -> None:
+        found = [result("ours", score, seed=seed, case=case, se=0.01) for case in ("cold", "warm") for seed, score in ((0, 0.9), (1, 0.7))]
+        rows = list(verdict.warm_rows(found, choice(systems=("ours",), seeds=("0", "1"))))
+        assert next(line for line in rows if "worse than cold" in line["case"])["ours"] == 0.0
 
     def test_parity_is_the_share_of_the_cold_searchs_cpu(self) -> None:
         cold = result("ours", 0.9, se=0.004, trajectory=(Moment(1, 10, 0.7, 0.8), Moment(2, 30, 0.8, 0.8995), Moment(3, 60, 0.9, 0.9)))
