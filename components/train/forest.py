@@ -17,8 +17,14 @@ from components.core.errors import IntegrityError
 
 __all__ = ["OBJECTIVES", "Forest", "at_most", "below", "constant", "per_output", "to_text"]
 
-OBJECTIVES = {"binary": "binary sigmoid:1", "multiclass": "multiclass num_class:{outputs}", "regression": "regression", "mean": None}
-"""What the sum of a row's leaves becomes: sigmoid, softmax, or itself; `mean`: it already is a probability."""
+OBJECTIVES = {
+    "binary": "binary sigmoid:1",
+    "multiclass": "multiclass num_class:{outputs}",
+    "regression": "regression",
+    "poisson": "poisson",
+    "mean": None,
+}
+"""What the sum of a row's leaves becomes: sigmoid, softmax, itself, or its exponential; `mean`: it already is a probability."""
 
 _NAN_LEFT, _NAN_RIGHT = 10, 8  # LightGBM's decision_type: a number, missing is NaN, and bit 1 says that it goes left
 _BEYOND = 1e39

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -22,9 +23,9 @@ from components.automl.genesis.cost import Costs
 from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.processes import run_workers
 from components.automl.genesis.proposing import Proposals
-from components.automl.genesis.samplers import tpe
+from components.automl.genesis.samplers import tpe, uniform
 from components.automl.genesis.schedule import Ladder
-from components.automl.genesis.space import Space, completed
+from components.automl.genesis.space import Space, completed, long_tailed
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.worker import Budget, Evaluator, OutOfTime, Result, Search, work
 from components.core.errors import DataError
@@ -202,6 +203,14 @@ def test_a_learner_that_needs_too_much_memory_is_not_started_again(tmp_path: Pat
     }
 
 
+def test_a_network_costs_more_than_a_narrower_one_of_the_same_learner() -> None:
+    narrow, wide = (completed("resnet", {}, {"width": width}, "portfolio") for width in (96, 192))
+    costs, nothing = Costs([1000], 1000), Board((), (), False)
+    assert 2.3 <= costs.seconds(nothing, Job(wide, 0)) / costs.seconds(nothing, Job(narrow, 0)) <= 2.7
+    known = Board((Settled(Job(narrow, 0), 0, "done", 0.5, {}, 2.0, 1.0, 2.0, wall=2.0),), (), False)
+    assert costs.seconds(known, Job(wide, 0)) > 2 * costs.seconds(known, Job(narrow, 0))
+
+
 @pytest.mark.parametrize(("rows", "starts"), [(50, False), (200, True)])
 def test_a_learner_that_needed_too_much_for_no_more_rows_is_not_started(rows: int, starts: bool) -> None:
     past = PastStudy("demo", "binary", "auc", True, rows, {}, 2, (PastTrial(SECOND, 0.7, 1, 1.0, 900.0),))
@@ -220,10 +229,31 @@ def test_networks_come_first_where_trees_would_need_one_for_each_of_many_classes
 
     few, many = order(3), order(26)
     assert few[0] == many[0] == "lightgbm"
-    assert sorted(few) == sorted(many)
+    assert many[1] == "resnet"  # it embeds no numbers, and is there for many classes only
+    assert sorted([*few, many[1]]) == sorted(many)
     networks = sum(name in ("mlp", "resnet") for name in many)
     assert set(many[1 : 1 + networks]) == {"mlp", "resnet"}
     assert set(few[1:3]) != {"mlp", "resnet"}
+
+
+def test_trees_learn_the_logarithm_of_labels_with_a_long_tail_and_of_no_others() -> None:
+    task = Tabular(problem="regression", features={"x": "number"})
+    even = np.random.default_rng(0).normal(size=2000)
+    assert long_tailed(task, np.exp(even).tolist())
+    classes = Tabular(problem="binary", classes=("0", "1"), features={"x": "number"})
+    for other in (even, even - even.min() + 1, -np.exp(even), np.exp(even) - 1, np.full(9, 2.0), np.sqrt(np.abs(even)) + 1e-3, []):
+        assert not long_tailed(task, list(other))
+    assert not long_tailed(classes, ["1", "0"])
+
+    def losses(*, tail: bool) -> set[tuple[str, str]]:
+        space = Space(("lightgbm", "xgboost", "catboost", "mlp", "extra_trees"), tail=tail)
+        study = optuna.create_study(sampler=uniform(0, 0))
+        every = [*portfolio(task, space.learners, tail=tail), *(space.suggest(study.ask()) for _ in range(30))]
+        return {(entry.learner, entry.params["loss"]) for entry in every if "loss" in entry.params}
+
+    trees = ("catboost", "lightgbm", "xgboost")
+    assert losses(tail=True) == {("mlp", "l2"), *((name, "poisson") for name in trees)}
+    assert losses(tail=False) == {(name, "l2") for name in ("mlp", *trees)}
 
 
 def test_nothing_better_than_perfect_is_looked_for(tmp_path: Path) -> None:

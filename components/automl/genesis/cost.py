@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from components.automl.genesis.board import Board, Job
-from components.automl.genesis.configuration import PastStudy
+from components.automl.genesis.configuration import Configuration, PastStudy
 
 __all__ = ["PRIOR", "Costs"]
 
@@ -29,9 +29,11 @@ PRIOR: Mapping[str, float] = {
 automl --cases cold --budgets 20 --seed 2`, 12 tables (resnet: 3), 2026-11-30. arcface and sage are not in it, and are to mlp as before."""
 _UNKNOWN = 200.0
 _TREES, _TREES_MOST = ("lightgbm", "xgboost", "catboost", "extra_trees"), 4
-"""Every class costs a tree, or its export; of more classes `space.sized` leaves fewer rounds."""
+"""Every class costs a tree, or its export; of more classes `space.suited` leaves fewer rounds."""
 _STEPS = ("logistic",)
 """Every class is a column of the loss, and takes more steps to settle."""
+_WIDTH, _GROWTH = {"resnet": 192}, 1.3
+"""The width of the prior's networks, and the power of it that seconds grow by: twice the width took 2.3 to 2.7 times as long (`letter`)."""
 _START_S = 0.05
 _UNSURE = 1.5
 
@@ -78,18 +80,23 @@ class Costs:
 
     def _a_row(self, board: Board, job: Job) -> float:
         """Seconds a row: of this pipeline, else of its learner today, else in the past, else the prior, corrected by what is known."""
-        name = job.configuration.learner
-        same = [entry for entry in board.settled if entry.job.configuration.identity == job.configuration.identity]
+        return self._a_unit(board, job.configuration) * _size(job.configuration)
+
+    def _a_unit(self, board: Board, configuration: Configuration) -> float:
+        """Seconds a row of a pipeline of the usual size."""
+        name = configuration.learner
+        same = [entry for entry in board.settled if entry.job.configuration.identity == configuration.identity]
         if same:
-            return sum(entry.wall for entry in same) / max(sum(self.rows[entry.job.rung] for entry in same), 1)
+            return sum(entry.wall for entry in same) / max(sum(self.rows[entry.job.rung] for entry in same), 1) / _size(configuration)
         measured: dict[str, list[float]] = {}
         for entry in board.settled:
-            measured.setdefault(entry.job.configuration.learner, []).append(entry.wall / max(self.rows[entry.job.rung], 1))
+            each = entry.wall / max(self.rows[entry.job.rung], 1) / _size(entry.job.configuration)
+            measured.setdefault(entry.job.configuration.learner, []).append(each)
         if name in measured:
             return statistics.median(measured[name])
         fits = sum(self.rows) / max(self.data_rows, 1)  # how often a row is learned from on the way to the top
         before = [
-            trial.seconds / max(study.rows * fits, 1)
+            trial.seconds / max(study.rows * fits, 1) / _size(trial.configuration)
             for study in self.past
             for trial in study.trials
             if trial.configuration.learner == name and trial.seconds is not None and trial.rung == study.rungs - 1
@@ -106,3 +113,9 @@ class Costs:
         if self.classes > 2:
             times = min(self.classes, _TREES_MOST) if name in _TREES else self.classes if name in _STEPS else 1
         return times * self.prior.get(name, _UNKNOWN) * 1e-6
+
+
+def _size(configuration: Configuration) -> float:
+    """Return how many times as much a row costs as in a network of the prior's width."""
+    usual = _WIDTH.get(configuration.learner)
+    return 1.0 if usual is None else float((configuration.params.get("width", usual) / usual) ** _GROWTH)

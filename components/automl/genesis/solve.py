@@ -29,7 +29,7 @@ from components.automl.genesis.metafeatures import metafeatures
 from components.automl.genesis.processes import cores, run_workers
 from components.automl.genesis.progress import watching
 from components.automl.genesis.schedule import Ladder
-from components.automl.genesis.space import completed
+from components.automl.genesis.space import completed, long_tailed
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.strategy import Strategy, plan
 from components.automl.genesis.worker import Budget, Search
@@ -163,7 +163,8 @@ class Setting:
         serving = _serving(self.champion, found)
         offered = [entry.configuration for entry in self.offered]
         meta = self.meta if self.history else {}  # they are compared with the past's; without one, nobody waits for them
-        return plan(self.data.task, self.params, found, [*offered, *serving], self.history, meta, len(self.evaluator.rungs))
+        tail = long_tailed(self.data.task, [*self.data.train.labels, *self.data.validation.labels])
+        return plan(self.data.task, self.params, found, [*offered, *serving], self.history, meta, len(self.evaluator.rungs), tail=tail)
 
 
 def solve(given: Setting) -> Solved:

@@ -6,22 +6,28 @@ learner's default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.dimensions import SPACES, Choice, Dimension, Real, Whole
+from components.core.params import Tabular, Task
 from components.train.learners import learner
 
-__all__ = ["Bounds", "Space", "completed", "sized"]
+__all__ = ["Bounds", "Space", "completed", "long_tailed", "suited"]
 
 _MOST_TREES = 1_500
 """Of one fold's model."""
 _FASTEST = 0.3
+_MORE_EVEN = 0.5
+"""Numbers have a long tail when their logarithms' skewness is at most this share of theirs."""
+_OF_A_TAIL, _OF_LOGARITHMS = "poisson", ("lightgbm", "xgboost", "catboost")
+"""The loss, and who has it."""
 
 Bounds = Mapping[str, tuple[Any, ...]]
 """Dimension's name -> (low, high), or the choices that are left; one value alone fixes it."""
@@ -43,12 +49,34 @@ def completed(name: str, features: Mapping[str, Any], params: Mapping[str, Any],
     )
 
 
-def sized(configuration: Configuration, classes: int) -> Configuration:
-    """Bound the trees of a boosted model of many classes: every round grows one for each, which costs time, room and latency.
+def long_tailed(task: Task, labels: Sequence[Any]) -> bool:
+    """Whether labels are like prices or durations: all above 0, skewed to the right, and their logarithms much less so.
 
-    Fewer rounds learn faster, so that they end near the same place.
+    What moves such a number multiplies it. Trees that learn its logarithm, by the likelihood of Poisson and so without a bias of the
+    mean, need fewer splits to say so.
+    """
+    if not isinstance(task, Tabular) or task.problem != "regression":
+        return False
+    values = np.asarray(labels, dtype=np.float64)
+    if not len(values) or values.min() <= 0 or values.max() <= values.min():
+        return False
+    skewness = _skewness(values)
+    return bool(skewness > 0 and abs(_skewness(np.log(values))) <= _MORE_EVEN * skewness)
+
+
+def _skewness(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    return float(np.mean(((values - values.mean()) / values.std()) ** 3))
+
+
+def suited(configuration: Configuration, classes: int, *, tail: bool = False) -> Configuration:
+    """Suit boosted trees to the labels.
+
+    Every round grows a tree a class, which costs time, room and latency, so many classes get fewer rounds; these learn faster, so that
+    they end near the same place. Numbers with a long tail get a loss that learns their logarithm.
     """
     params = dict(configuration.params)
+    if tail and params.get("loss") == "l2" and configuration.learner in _OF_LOGARITHMS:
+        return replace(configuration, params=params | {"loss": _OF_A_TAIL})
     rounds = params.get("rounds")
     if classes <= 2 or rounds is None or rounds * classes <= _MOST_TREES:
         return configuration
@@ -66,11 +94,13 @@ class Space:
         learners: Names to choose from.
         bounds: Dimensions that are narrower today.
         classes: The task's; 0 for a number.
+        tail: Whether its labels are `long_tailed`.
     """
 
     learners: tuple[str, ...]
     bounds: Bounds = field(default_factory=dict)
     classes: int = 0
+    tail: bool = False
 
     def suggest(self, trial: optuna.Trial) -> Configuration:
         """Ask a trial for a pipeline; its sampler answers."""
@@ -80,7 +110,7 @@ class Space:
             value = self._suggest(trial, full, dimension)
             if value is not None:
                 parts[part][key] = self._meant(dimension, value)
-        return sized(completed(name, parts["features"], parts["params"], "search"), self.classes)
+        return suited(completed(name, parts["features"], parts["params"], "search"), self.classes, tail=self.tail)
 
     def flatten(self, configuration: Configuration) -> dict[str, Any]:
         """Return the dimensions that a configuration sets, moved into their bounds: the reverse of `suggest`."""

@@ -79,6 +79,8 @@ def plan(
     history: Sequence[PastStudy],
     meta: Mapping[str, float],
     rungs: int,
+    *,
+    tail: bool = False,
 ) -> Strategy:
     """Decide what to try first and who proposes.
 
@@ -90,13 +92,14 @@ def plan(
         history: Earlier searches.
         meta: Today's meta-features.
         rungs: How many there are.
+        tail: Whether labels are `long_tailed`.
     """
     classes = len(task.classes) if isinstance(task, Tabular) else 0
     # A learner without dimensions is tried only where something names it: a recipe of the user's, the past, another search.
     varied = [name for name in learners if name in SPACES]
-    space = Space(tuple(varied), classes=classes)
+    space = Space(tuple(varied), classes=classes, tail=tail)
     own = [completed(entry.learner, entry.features, entry.params, "expert") for entry in params.expert]
-    static = portfolio(task, varied)
+    static = portfolio(task, varied, tail=tail)
     usual = params.sampler if params.sampler in ("random", "gp") else "tpe"
     fresh = Proposals(space, lambda today, seed, place: _usual(usual, today, seed, place), usual, params.seed, rungs)
     problem = task.problem if isinstance(task, Tabular) else task.kind

@@ -22,9 +22,9 @@ from components.train.learners.base import Progress, Trained
 from components.train.learners.tabular import (
     Float64,
     Judge,
-    Loss,
     Target,
     TreeFeatures,
+    TreeLoss,
     constant_model,
     fits_tables,
     row_weights,
@@ -35,11 +35,12 @@ from components.train.learners.tabular import (
 __all__ = ["LEARNER", "forest_of"]
 
 _LOSS = {"binary": "Logloss", "multiclass": "MultiClass"}
-_ERROR = {"l2": "RMSE", "l1": "MAE", "huber": "Huber:delta=1"}
+_ERROR = {"l2": "RMSE", "l1": "MAE", "huber": "Huber:delta=1", "poisson": "Poisson"}
 
 
 class Params(Frozen):
-    """The recipe's `params`; the names and meanings are CatBoost's. Numbers are learned in units of their standard deviation.
+    """The recipe's `params`; the names and meanings are CatBoost's. Numbers are learned in units of their standard deviation, by loss
+    `poisson` of their mean.
 
     Attributes:
         rounds: At most; exactly, when there are no rows to judge by.
@@ -60,7 +61,7 @@ class Params(Frozen):
     boosting: Literal["plain", "ordered"] = "plain"
     early_stopping: int = Field(40, ge=1)
     balanced: bool = False
-    loss: Loss = "l2"
+    loss: TreeLoss = "l2"
 
 
 class _CatBoost:
@@ -71,7 +72,7 @@ class _CatBoost:
     prepare = staticmethod(prepare)
 
     def fit(self, part: Matrices, params: Params, *, seed: int, progress: Progress) -> Trained:
-        target = target_of(part)
+        target = target_of(part, params.loss)
         # CatBoost refuses a matrix without a column that varies.
         if target.nothing_to_learn or not _varies(part.x):
             return constant_model(part, target)
@@ -84,7 +85,7 @@ class _CatBoost:
         if callback.raised is not None:
             raise callback.raised
         forest, bias = forest_of(model, target.outputs)
-        kind = "Probability" if target.classes else "RawFormulaVal"
+        kind = "Probability" if target.classes else "Exponent" if target.logarithmic else "RawFormulaVal"
 
         def native(x: Float32) -> Float64:
             return np.asarray(model.predict(x, prediction_type=kind, thread_count=1), dtype=np.float64)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 from pydantic import Field
 
-from components.core.errors import DataError
 from components.core.params import Frozen
 from components.model.runtime import scores_of_text
 from components.train.features import Matrices, prepare
 from components.train.learners.base import Progress, Trained
-from components.train.learners.tabular import Judge, TreeFeatures, constant_model, fits_tables, row_weights, target_of
+from components.train.learners.tabular import Judge, TreeFeatures, TreeLoss, constant_model, fits_tables, row_weights, target_of
 
 __all__ = ["LEARNER"]
 
@@ -34,8 +33,7 @@ class Params(Frozen):
         min_gain_to_split: For numbers in units of their variance.
         early_stopping: Rounds without a better validation loss after which it stops.
         balanced: Whether rare classes weigh as much as frequent ones.
-        loss: Of a regression: squared or absolute error, huber (absolute beyond a standard deviation), or poisson, which
-            learns the logarithm of numbers that are never negative.
+        loss: Of a regression.
     """
 
     rounds: int = Field(500, ge=1, le=20_000)
@@ -55,7 +53,7 @@ class Params(Frozen):
     cat_l2: float = Field(10.0, ge=0)
     early_stopping: int = Field(40, ge=1)
     balanced: bool = False
-    loss: Literal["l2", "l1", "huber", "poisson"] = "l2"
+    loss: TreeLoss = "l2"
 
 
 class _LightGbm:
@@ -66,9 +64,7 @@ class _LightGbm:
     prepare = staticmethod(prepare)
 
     def fit(self, part: Matrices, params: Params, *, seed: int, progress: Progress) -> Trained:
-        target = target_of(part)
-        if not part.classes and params.loss == "poisson" and part.y.min() < 0:
-            raise DataError("loss 'poisson' learns a logarithm, and some labels are negative", do="use another loss")
+        target = target_of(part, params.loss)
         if target.nothing_to_learn:
             return constant_model(part, target)
         judge = Judge(params.early_stopping, progress)

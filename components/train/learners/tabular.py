@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.core.errors import IntegrityError
+from components.core.errors import DataError, IntegrityError
 from components.core.params import Task
 from components.model.runtime import Scores, scores_of_text
 from components.train.features import Dates, Encoding, Features, Fill, Intervals, Log, Matrices, Scale
@@ -23,6 +23,7 @@ __all__ = [
     "NetworkFeatures",
     "Target",
     "TreeFeatures",
+    "TreeLoss",
     "constant_model",
     "fits_tables",
     "loss_of",
@@ -34,6 +35,8 @@ __all__ = [
 Float64 = NDArray[np.float64]
 Loss = Literal["l2", "l1", "huber"]
 """Of a regression: squared error, absolute error, or squared up to one standard deviation and absolute beyond."""
+TreeLoss = Literal["l2", "l1", "huber", "poisson"]
+"""Those, and the likelihood of Poisson, by which trees learn the logarithm of numbers that are never negative."""
 
 _UNSEEN = -10.0  # raw score of a class without a training row: far below the others, yet other folds may outvote it
 _LEAST_SHARE = 1e-9  # of a class without a training row
@@ -62,16 +65,17 @@ class NetworkFeatures(Features):
 
 @dataclass(frozen=True)
 class Target:
-    """What a library is asked to learn: classes without gaps, or a number in units of its spread.
+    """What a library is asked to learn: classes without gaps, or a number in units of its spread, or the logarithm of one.
 
     Attributes:
         x_validation: (V, D) without rows whose class has no training row.
-        y: (N,) 0 … S - 1, or (value - center) / spread.
+        y: (N,) 0 … S - 1, or (value - center) / spread; never a logarithm, which the library takes itself.
         y_validation: (V,).
         seen: (S,) the classes with a training row; empty for regression.
         classes: K; 0 for regression.
-        center: Of a regression's values.
-        spread: Of a regression's values; 0 when they are all the same.
+        center: Of a regression's values; 0 for a logarithm.
+        spread: Of a regression's values, for a logarithm their mean; 0 when they are all the same.
+        logarithmic: Whether the library's raw scores are logarithms.
     """
 
     x_validation: NDArray[np.float32]
@@ -81,6 +85,7 @@ class Target:
     classes: int
     center: float = 0.0
     spread: float = 1.0
+    logarithmic: bool = False
 
     @property
     def outputs(self) -> int:
@@ -91,6 +96,11 @@ class Target:
     def problem(self) -> str:
         """`binary`, `multiclass` or `regression`."""
         return "regression" if not self.classes else "binary" if self.classes == 2 else "multiclass"
+
+    @property
+    def objective(self) -> str:
+        """A name of `components.train.forest.OBJECTIVES`."""
+        return "poisson" if self.logarithmic else self.problem
 
     @property
     def nothing_to_learn(self) -> bool:
@@ -126,19 +136,35 @@ def fits_tables(task: Task) -> bool:
     return task.kind == "tabular"
 
 
-def target_of(m: Matrices) -> Target:
-    """Return a fold's targets as libraries want them."""
+def target_of(m: Matrices, loss: str = "l2") -> Target:
+    """Return a fold's targets as libraries want them.
+
+    Args:
+        loss: Of a regression; classes have none.
+
+    Raises:
+        DataError: It takes a logarithm, and a training label is negative.
+    """
     if not m.classes:
-        center, spread = float(m.y.mean()), float(m.y.std())
-        spread = spread if spread > 1e-12 * max(1.0, abs(center)) else 0.0
-        unit = spread or 1.0
-        return Target(
-            m.x_validation, (m.y - center) / unit, (m.y_validation - center) / unit, np.empty(0, dtype=np.int64), 0, center, spread
-        )
+        return _number(m, logarithmic=loss == "poisson")
     seen, y = np.unique(m.y.astype(np.int64), return_inverse=True)
     judged = np.isin(m.y_validation, seen)
     known = np.searchsorted(seen, m.y_validation[judged])
     return Target(m.x_validation[judged], y.astype(np.float64), known.astype(np.float64), seen, m.classes)
+
+
+def _number(m: Matrices, *, logarithmic: bool) -> Target:
+    if logarithmic and m.y.min() < 0:
+        raise DataError("loss 'poisson' learns a logarithm, and some labels are negative", do="use another loss")
+    center, spread = float(m.y.mean()), float(m.y.std())
+    varies = spread > 1e-12 * max(1.0, abs(center))
+    y_validation = m.y_validation
+    if logarithmic:
+        center, spread, y_validation = 0.0, center, np.maximum(m.y_validation, 0.0)
+    unit = spread if varies else 1.0
+    none = np.empty(0, dtype=np.int64)
+    given = ((m.y - center) / unit, (y_validation - center) / unit)
+    return Target(m.x_validation, *given, none, 0, center, spread if varies else 0.0, logarithmic)
 
 
 def row_weights(y: Float64, classes: int, balanced: bool) -> Float64 | None:
@@ -183,11 +209,13 @@ def trained(
     Raises:
         IntegrityError: They differ.
     """
-    if not target.classes:
+    if target.logarithmic:
+        bias = bias + math.log(target.spread)
+    elif not target.classes:
         forest, bias = replace(forest, value=forest.value * target.spread), bias * target.spread + target.center
     elif target.outputs > 1:
         forest, bias = _widened(forest, bias, target, 0.0 if mean else _UNSEEN)
-    objective = "mean" if mean and target.classes else target.problem
+    objective = "mean" if mean and target.classes else target.objective
     text = to_text(forest, bias, m.x.shape[1], objective)
     scores = scores_of_text(text)
     few = m.x[:_CHECKED]
@@ -206,12 +234,14 @@ def trained(
 
 def constant_model(m: Matrices, target: Target) -> Trained:
     """Return the model that answers every row with the classes' shares or the mean: there is nothing to learn from."""
-    values = np.array([target.center])
+    values = np.array([m.y.mean()])
+    if target.logarithmic:
+        values = np.log(np.maximum(values, _LEAST_SHARE))
     if target.classes:
         share = np.bincount(target.seen, weights=np.bincount(target.y.astype(np.int64)), minlength=target.classes) / len(target.y)
         values = np.log(np.maximum(share, _LEAST_SHARE))
         values = values[1:] - values[:1] if target.classes == 2 else values
-    text = constant(values.tolist(), m.x.shape[1], target.problem)
+    text = constant(values.tolist(), m.x.shape[1], target.objective)
     return Trained("lightgbm", text, scores_of_text(text), 1)
 
 

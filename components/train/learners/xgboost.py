@@ -19,9 +19,9 @@ from components.train.learners.base import Progress, Trained
 from components.train.learners.tabular import (
     Float64,
     Judge,
-    Loss,
     Target,
     TreeFeatures,
+    TreeLoss,
     constant_model,
     fits_tables,
     row_weights,
@@ -32,13 +32,14 @@ from components.train.learners.tabular import (
 __all__ = ["LEARNER", "forest_of"]
 
 _OBJECTIVE = {"binary": "binary:logistic", "multiclass": "multi:softprob"}
-_REGRESSION = {"l2": "reg:squarederror", "l1": "reg:absoluteerror", "huber": "reg:pseudohubererror"}
+_REGRESSION = {"l2": "reg:squarederror", "l1": "reg:absoluteerror", "huber": "reg:pseudohubererror", "poisson": "count:poisson"}
 _METRIC = {"binary": "logloss", "multiclass": "mlogloss"}
-_ERROR = {"l2": "rmse", "l1": "mae", "huber": "mphe"}
+_ERROR = {"l2": "rmse", "l1": "mae", "huber": "mphe", "poisson": "poisson-nloglik"}
 
 
 class Params(Frozen):
-    """The recipe's `params`; the names and meanings are XGBoost's. Numbers are learned in units of their standard deviation.
+    """The recipe's `params`; the names and meanings are XGBoost's. Numbers are learned in units of their standard deviation, by loss
+    `poisson` of their mean.
 
     Attributes:
         rounds: At most; exactly, when there are no rows to judge by.
@@ -62,7 +63,7 @@ class Params(Frozen):
     max_bin: int = Field(128, ge=4, le=1024)
     early_stopping: int = Field(40, ge=1)
     balanced: bool = False
-    loss: Loss = "l2"
+    loss: TreeLoss = "l2"
 
 
 class _XgBoost:
@@ -73,7 +74,7 @@ class _XgBoost:
     prepare = staticmethod(prepare)
 
     def fit(self, part: Matrices, params: Params, *, seed: int, progress: Progress) -> Trained:
-        target = target_of(part)
+        target = target_of(part, params.loss)
         if target.nothing_to_learn:
             return constant_model(part, target)
         bias = _bias(target, params)

@@ -25,7 +25,7 @@ import pyarrow as pa
 from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.evaluators.table import Rung, TableEvaluator
 from components.automl.genesis.samplers import uniform
-from components.automl.genesis.space import Space, completed, sized
+from components.automl.genesis.space import Space, completed, suited
 from components.core.settings import Settings
 from components.model.predictor import column_values
 from components.train.data import Data, Rows
@@ -59,7 +59,7 @@ def main() -> None:
 def candidates(classes: int) -> Iterator[Configuration]:
     """Yield the defaults of every learner, then draws from its space; the same for every table but for the cap on trees."""
     for name, count in PER_LEARNER.items():
-        yield sized(completed(name, {}, {}, "default"), classes)
+        yield suited(completed(name, {}, {}, "default"), classes)
         study = optuna.create_study(sampler=uniform(0, 0))
         for _ in range(count):
             yield Space((name,), classes=classes).suggest(study.ask())
