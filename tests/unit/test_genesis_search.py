@@ -27,7 +27,9 @@ from components.automl.genesis.samplers import tpe, uniform
 from components.automl.genesis.schedule import Ladder
 from components.automl.genesis.space import Space, completed, long_tailed
 from components.automl.genesis.storage import Workplace, open_study
+from components.automl.genesis.strategy import plan
 from components.automl.genesis.worker import Budget, Evaluator, OutOfTime, Result, Search, work
+from components.automl.spec import Params
 from components.core.errors import DataError
 from components.core.params import Tabular
 
@@ -254,6 +256,19 @@ def test_trees_learn_the_logarithm_of_labels_with_a_long_tail_and_of_no_others()
     trees = ("catboost", "lightgbm", "xgboost")
     assert losses(tail=True) == {("mlp", "l2"), *((name, "poisson") for name in trees)}
     assert losses(tail=False) == {(name, "l2") for name in ("mlp", *trees)}
+
+
+def test_what_served_learns_no_logarithm_of_labels_that_may_be_negative_now() -> None:
+    task = Tabular(problem="regression", features={"x": "number"})
+    params = Params.model_validate({"scenario": "demo", "task": task.model_dump()})
+    served, robust = (completed("lightgbm", {}, {"loss": loss, "rounds": 77}, "champion") for loss in ("poisson", "l1"))
+
+    def losses(*, tail: bool) -> list[str]:
+        found = plan(task, params, ("lightgbm",), [served, robust], (), {}, 1, tail=tail).known
+        return [entry.params["loss"] for entry in found if entry.params["rounds"] == 77]
+
+    assert losses(tail=True) == ["poisson", "l1"]
+    assert losses(tail=False) == ["l2", "l1"]
 
 
 def test_nothing_better_than_perfect_is_looked_for(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from components.automl.genesis.dimensions import SPACES, Choice, Dimension, Real
 from components.core.params import Tabular, Task
 from components.train.learners import learner
 
-__all__ = ["Bounds", "Space", "completed", "long_tailed", "suited"]
+__all__ = ["Bounds", "Space", "completed", "long_tailed", "suited", "with_loss"]
 
 _MOST_TREES = 1_500
 """Of one fold's model."""
@@ -68,15 +68,21 @@ def _skewness(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
     return float(np.mean(((values - values.mean()) / values.std()) ** 3))
 
 
+def with_loss(configuration: Configuration, *, tail: bool) -> Configuration:
+    """Let trees learn logarithms of labels with a long tail and of no others, which may be negative; what learns by another loss stays."""
+    if configuration.learner not in _OF_LOGARITHMS or configuration.params.get("loss") not in ("l2", _OF_A_TAIL):
+        return configuration
+    return replace(configuration, params={**configuration.params, "loss": _OF_A_TAIL if tail else "l2"})
+
+
 def suited(configuration: Configuration, classes: int, *, tail: bool = False) -> Configuration:
     """Suit boosted trees to the labels.
 
     Every round grows a tree a class, which costs time, room and latency, so many classes get fewer rounds; these learn faster, so that
     they end near the same place. Numbers with a long tail get a loss that learns their logarithm.
     """
+    configuration = with_loss(configuration, tail=tail)
     params = dict(configuration.params)
-    if tail and params.get("loss") == "l2" and configuration.learner in _OF_LOGARITHMS:
-        return replace(configuration, params=params | {"loss": _OF_A_TAIL})
     rounds = params.get("rounds")
     if classes <= 2 or rounds is None or rounds * classes <= _MOST_TREES:
         return configuration

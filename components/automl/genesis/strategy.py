@@ -17,7 +17,7 @@ from components.automl.genesis.dimensions import SPACES
 from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import alone, rgpe, tpe, uniform
-from components.automl.genesis.space import Space, completed
+from components.automl.genesis.space import Space, completed, with_loss
 from components.automl.genesis.surrogate import Learned, learn
 from components.automl.genesis.transfer import Transfer
 from components.automl.spec import Params
@@ -103,11 +103,12 @@ def plan(
     usual = params.sampler if params.sampler in ("random", "gp") else "tpe"
     fresh = Proposals(space, lambda today, seed, place: _usual(usual, today, seed, place), usual, params.seed, rungs)
     problem = task.problem if isinstance(task, Tabular) else task.kind
+    serving = [with_loss(entry, tail=tail) for entry in serving]  # labels may have become negative
     transfer = Transfer(history, meta, problem, params.scenario, params.parents)
     if not params.transfer or not transfer.nearest:
         return Strategy(space, _distinct([*own, *static[:1], *serving, *static[1:]]), fresh)
     replayed = transfer.replay(_REPLAYED, learners)
-    known = _distinct([*own, *_in_turn([*serving, *replayed.configurations], static)])
+    known = _distinct([*own, *_in_turn([*serving, *(with_loss(entry, tail=tail) for entry in replayed.configurations)], static)])
     locked = transfer.locked(space)
     notes = (replayed.note, *locked.notes)
     learned = learn(space, *(list(part) for part in zip(*transfer.studies, strict=True)))
