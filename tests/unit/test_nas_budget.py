@@ -33,7 +33,7 @@ ALL = {name: space(name, INPUTS[name], 7) for name in SPACES}
 def few(name: str = "mobilenet") -> Space:
     """A space that can be enumerated."""
     whole = ALL[name]
-    stages = tuple(replace(stage, blocks=2, options=stage.options[1::4]) for stage in whole.stages[:2])
+    stages = tuple(replace(stage, blocks=2, options=stage.options[1::4] or stage.options) for stage in whole.stages[:2])
     return replace(whole, stages=stages, widths=(0.5, 1.0))
 
 

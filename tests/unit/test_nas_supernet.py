@@ -30,7 +30,7 @@ INPUTS = {"mobilenet": (3, 8, 8), "resnet": (3, 8, 8), "recognizer": (1, 16, 20)
 def small(name: str, *, dropout: float = 0.0) -> Space:
     """The named space with few, narrow blocks."""
     whole = space(name, INPUTS[name], 5)
-    options = whole.stages[0].options
+    options = max((stage.options for stage in whole.stages), key=len)
     numbers = {0, 4 % len(options), 5 % len(options), min(len(options) // 2 + 1, len(options) - 1), len(options) - 1}
     kept = tuple(options[number] for number in sorted(numbers))
     stages = tuple(replace(stage, width=8 * (n + 1), blocks=2, options=kept) for n, stage in enumerate(whole.stages[:2]))
