@@ -137,9 +137,8 @@ class Contest:
         allowed = [architecture for architecture, each in self.truth.costs.items() if limits.allow(each)]
 
         def look_up(task: SearchTask, architecture: Architecture, meter: Meter) -> float:
-            entry = self.truth.trainings[architecture.options, task.seed % self.truth.seeds]
-            meter.charge(entry.cpu_s * self.speed)
-            return entry.validation
+            meter.charge(self.truth.seconds(architecture) * self.speed)
+            return self.truth.trainings[architecture.options, task.seed % self.truth.seeds].validation
 
         draw = (lambda _, rng: rng.choice(allowed)) if uniform else drawn
         found = Random(look_up, min(most, len(allowed)), draw).search(self._task(order, limits), Budget(cpu_s))

@@ -3,7 +3,8 @@
     python tests/benchmarks/nas/truth.py [--space mobilenet|resnet] [--part 0/2] [--most N] [--estimate]
 
 A training is one line in ATLAS_HOME/bench/nas, written when it is done: killed, it goes on. Several processes may work on parts of it at
-once. When all trainings are there, truth_SPACE.json is written beside this file. Order: all architectures, shuffled, with seed 0, then 1, …
+once. When all trainings are there, truth_SPACE.json is written beside this file. Its trainings count as made, if the protocol is the same:
+delete it to make them again. Order: all architectures, shuffled, with seed 0, then 1, …
 """
 
 from __future__ import annotations
@@ -123,8 +124,8 @@ class Truth:
         return 100 * (self._bests[key] - known[architecture])
 
     def seconds(self, architecture: Architecture) -> float:
-        """Return the CPU seconds of training it, mean over seeds."""
-        return float(np.mean([self.trainings[architecture.options, seed].cpu_s for seed in range(self.seeds)]))
+        """Return the CPU seconds of its first training: those were made on one day, later ones when the machine was otherwise busy."""
+        return self.trainings[architecture.options, 0].cpu_s
 
 
 def measured(world: World, architecture: Architecture, seed: int) -> Entry:
@@ -147,7 +148,7 @@ def truth_of(name: str, work: Path, folder: Path = Path(__file__).parent) -> Tru
 
     Raises:
         TryAgain: It takes hours, and was not built yet.
-        IntegrityError: What is checked in was made by another protocol.
+        IntegrityError: What is checked in was made by another protocol, or has fewer trainings.
     """
     world, path = WORLDS[name], folder / f"truth_{name}.json"
     if not world.hours:
@@ -158,16 +159,19 @@ def truth_of(name: str, work: Path, folder: Path = Path(__file__).parent) -> Tru
     command = f"run `python tests/benchmarks/nas/truth.py --space {name}`"
     if not path.is_file():
         raise TryAgain(f"there is no ground truth {path.name}", do=command)
-    content = json.loads(path.read_text())
-    if content["protocol"] != json.loads(json.dumps(protocol(name))):
+    entries = _checked_in(name, path)
+    if not entries:
         raise IntegrityError(f"{path.name} was made by another protocol than this code's", do=command)
-    return Truth(world.space, tuple(_entry(entry) for entry in content["trainings"]))
+    truth = Truth(world.space, tuple(entries))
+    if truth.seeds != world.seeds:
+        raise IntegrityError(f"{path.name} has {truth.seeds} trainings of each architecture, not {world.seeds}", do=command)
+    return truth
 
 
 def protocol(name: str) -> dict[str, Any]:
-    """Return everything that decides the figures."""
+    """Return everything that decides a training; how many there are is no part of it, so more can be added."""
     world = asdict(WORLDS[name])
-    return {key: world[key] for key in ("space", "fitting", "images", "seeds")} | {"batch": BATCH}
+    return {key: world[key] for key in ("space", "fitting", "images")} | {"batch": BATCH}
 
 
 class Book:
@@ -175,16 +179,17 @@ class Book:
 
     Args:
         work: The folder it lies in.
+        known: A checked-in file, whose trainings count as made if its protocol is today's.
     """
 
-    def __init__(self, name: str, work: Path) -> None:
+    def __init__(self, name: str, work: Path, known: Path | None = None) -> None:
         work.mkdir(parents=True, exist_ok=True)
-        self._name, self._world = name, WORLDS[name]
+        self._name, self._world, self._known = name, WORLDS[name], known
         self._path = work / f"truth_{name}.{digest_of(protocol(name))[:12]}.jsonl"
 
     def trainings(self) -> list[Entry]:
         """Read what is there; a line that a kill cut off is left out."""
-        found = []
+        found = _checked_in(self._name, self._known) if self._known and self._known.is_file() else []
         for line in self._path.read_text().splitlines() if self._path.is_file() else ():
             try:
                 found.append(_entry(json.loads(line)))
@@ -238,6 +243,12 @@ class Book:
         return cost(self._world.space, architecture).macs
 
 
+def _checked_in(name: str, path: Path) -> list[Entry]:
+    """Read a finished ground truth; none if it was made by another protocol."""
+    content = json.loads(path.read_text())
+    return [_entry(line) for line in content["trainings"]] if content["protocol"] == json.loads(json.dumps(protocol(name))) else []
+
+
 def _entry(line: Mapping[str, Any]) -> Entry:
     return Entry(**{**line, "options": tuple(line["options"])})
 
@@ -251,12 +262,12 @@ def _main() -> None:
     parser.add_argument("--work", type=Path, default=Settings.from_env().home / "bench" / "nas")
     given = parser.parse_args()
     number, of = map(int, given.part.split("/"))
-    book = Book(given.space, given.work)
+    to = Path(__file__).with_name(f"truth_{given.space}.json")
+    book = Book(given.space, given.work, to)
     with reproducible():
         for entry in [] if given.estimate else book.build((number, of), given.most):
             print(f"{entry.options} seed {entry.seed}: test {entry.test:.4f}, {entry.cpu_s:.1f} CPU s; {book.estimate()}", flush=True)
     print(book.estimate())
-    to = Path(__file__).with_name(f"truth_{given.space}.json")
     if WORLDS[given.space].hours:
         print(f"wrote {to.name}" if book.finish(to) else "not complete: run it again to go on")
 

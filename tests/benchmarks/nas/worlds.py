@@ -61,7 +61,7 @@ _QUICK = Space(  # 2 x 3 = 6 architectures: shows that everything runs, and noth
 )
 
 WORLDS: Mapping[str, World] = {
-    "mobilenet": World(_OF_MOBILENET),
+    "mobilenet": World(_OF_MOBILENET, seeds=3),  # a mean of two is off by .4 points, and half a point is asked for
     "resnet": World(_OF_RESNET, images=(4000, 1000, 10000)),
     "quick": World(_QUICK, Fitting(epochs=1.0), (640, 256, 256), hours=False),
 }
