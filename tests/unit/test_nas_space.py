@@ -130,7 +130,7 @@ def test_every_architecture_lies_within_the_enclosing_network(name: str, seed: i
 
 def test_the_recognizer_halves_columns_twice() -> None:
     head = enclosing(ALL["recognizer"]).head
-    assert (head.rows, head.columns) == (2, 32)
+    assert (head.rows, head.columns) == (4, 32)
 
 
 def test_a_description_names_what_was_chosen() -> None:
