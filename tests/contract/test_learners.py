@@ -451,7 +451,7 @@ class TestCrnn(LearnerContract):
 
 class TestRecognizer(LearnerContract):
     name = "recognizer"
-    params = {"epochs": 12, "width": 0.5, "options": [0] * 4, "lr": 0.01, "batch": 16}  # noqa: RUF012
+    params = {"epochs": 12, "width": 0.375, "options": [0] * 4, "lr": 0.01, "batch": 16}  # noqa: RUF012
     deadline = 1
     tasks = (TextLine(max_length=8),)
 
