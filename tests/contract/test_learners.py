@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from components.core.errors import ConfigError, DataError
 from components.core.params import GraphSource, Node, Tabular, Task, TextLine
@@ -460,6 +461,11 @@ class TestRecognizer(LearnerContract):
 
     def assert_learned(self, task: Task, data: Data, value: float) -> None:
         assert value > 0.5
+
+    def test_an_architecture_of_another_space_is_refused_where_the_recipe_is_read(self) -> None:
+        for given in ({"width": 0.5, "options": [0, 0, 1, 2, 1, 2]}, {"width": 0.3}, {"space": "mobilenet"}):
+            with pytest.raises(ValidationError, match=r"is not in space|has no width|do not read lines"):
+                learner(self.name).params.model_validate(given)
 
     def test_a_training_may_begin_with_inherited_weights(self) -> None:
         found, part = self.learner(), self.prepared(self.tasks[0]).part(0)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from components.core.errors import ConfigError, IntegrityError
+from components.core.errors import AtlasError, ConfigError, IntegrityError
 from components.core.params import Frozen
 from components.train.learners.base import Progress, Trained, Weights
 from components.train.lines import LineLearner, Lines, Reading, fit_reader
@@ -34,6 +34,16 @@ class Params(Reading):
     space: str = "recognizer"
     width: float | None = None
     options: tuple[int, ...] = Field(())
+
+    @model_validator(mode="after")
+    def _is_a_member(self) -> Params:
+        """A recipe of an earlier shape of the space is refused where recipes are read, not when it is trained."""
+        try:
+            whole = space_of(self.space, 32, 2)
+            whole.check(_architecture(whole, self))
+        except AtlasError as error:
+            raise ValueError(str(error)) from error
+        return self
 
 
 class _Recognizer(LineLearner):
@@ -73,11 +83,15 @@ def space_of(name: str, height: int, symbols: int, *, columns: int = _COLUMNS, d
 
 def _network(part: Lines, params: Params) -> Network:
     whole = space_of(params.space, part.rule.height, len(part.task.alphabet) + 1, dropout=params.dropout)
+    return network(whole, _architecture(whole, params))
+
+
+def _architecture(whole: Space, params: Params) -> Architecture:
     largest = whole.largest()
     if params.width is not None and params.width not in whole.widths:
         raise ConfigError(f"space {whole.name} has no width {params.width}", do=f"use one of {list(whole.widths)}")
     width = largest.width if params.width is None else whole.widths.index(params.width)
-    return network(whole, Architecture(width, params.options or largest.options))
+    return Architecture(width, params.options or largest.options)
 
 
 LEARNER = _Recognizer()
