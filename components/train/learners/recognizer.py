@@ -39,7 +39,7 @@ class Params(Reading):
     def _is_a_member(self) -> Params:
         """A recipe of an earlier shape of the space is refused where recipes are read, not when it is trained."""
         try:
-            whole = space_of(self.space, 32, 2)
+            whole = space_of(self.space, 32, 2)  # what may be chosen depends on neither height nor alphabet
             whole.check(_architecture(whole, self))
         except AtlasError as error:
             raise ValueError(str(error)) from error

@@ -1,11 +1,11 @@
 """Readers of text lines: the convolutions of CRNN (arXiv 1507.05717), of other widths, kernels and number, before its head.
 
-Columns are halved twice, as `components.train.lines.STRIDE` asks, rows three times; by maxima: strides cost a tenth of the lines. What
-reads most lines in a given time is a wide head on narrow maps, so no multiplier touches the head: the convolution before its GRU looks at
-three columns of four rows, and with fewer rows, or one column, new receipts are read worse.
+Columns are halved twice, as `components.train.lines.STRIDE` asks, rows three times; by maxima: strides cost a tenth of the lines. No
+multiplier touches the head, which is wider than CRNN's: one network of narrow maps before such a head read more lines than CRNN in a short
+training, others, and a long training, as many (`tests/benchmarks/RESULTS.md`).
 
-There is nothing to choose where maps are large: a larger convolution there takes half as much time again a step, and a supernet that was
-trained for a few steps finds it the best of all. So networks of like size take like time, and what is left to find is where parameters go.
+There is nothing to choose where maps are large: 3x3 and 5x5 there took two fifths more time an epoch than one 3x3, and a supernet that was
+trained for a few steps found them the best of all. So networks of like size take like time.
 """
 
 from __future__ import annotations
