@@ -14,12 +14,15 @@ import onnx
 import pytest
 import torch
 
+from components.automl.nas.offer import search
 from components.automl.nas.texts import Texts
+from components.automl.spec import Nas
 from components.core.artifacts import Artifact
 from components.core.errors import ConfigError, DataError, IntegrityError
 from components.core.store import ArtifactStore
 from components.ingest.readers.digits import compose
 from components.model import load
+from components.train.data import Data, Rows
 from components.train.recipe import Recipe
 
 _loader = SourceFileLoader("makers", str(Path(__file__).parents[1] / "makers.py"))
@@ -111,6 +114,18 @@ def test_other_strategies_keep_the_limits_too(run_step: RunStep, store: Artifact
     recipe, found = read(store, run_step("automl", params(nas=nas), {"dataset": lines(store), "snapshot": snapshot(store)}))
     assert found["found"]["cost"]["params"] <= nas["max_params"]
     assert (recipe.members[0].start is None) == (strategy == "random")
+
+
+@pytest.mark.slow
+def test_a_supernet_learns_no_width_that_the_limits_rule_out() -> None:
+    table = compose(0, 60, 60, length=(1, 2))
+    rows = Rows({"image": table["image"].to_pylist()}, table["_label"].to_pylist())
+    limits = (NAS["max_params"], None)
+    few, every = (search(Data(DIGITS, rows, rows), Nas(epochs=1, judged=2, batch=16, max_params=most), seed=0) for most in limits)
+    assert few.searched.space.widths == every.searched.space.widths[: len(few.searched.space.widths)] != every.searched.space.widths
+    assert few.searched.found.cost.params <= NAS["max_params"]
+    names = few.supernet.keys() & every.supernet.keys()  # type: ignore[union-attr]
+    assert sum(few.supernet[name].size for name in names) < sum(every.supernet[name].size for name in names)  # type: ignore[index]
 
 
 def params_of_train(**given: Any) -> dict[str, Any]:

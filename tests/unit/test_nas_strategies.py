@@ -357,6 +357,13 @@ def test_alpha_waits_moves_and_can_share_the_weights_backward_pass() -> None:
         assert all(len(set(row)) > 1 for row in (*found.blocks, found.widths))
 
 
+def test_a_decision_that_changes_nothing_does_not_end_a_superposition() -> None:
+    alike = replace(SPACE, widths=(1.0, 1.1))  # both are four channels
+    scores = train_superposed(Supernet(alike), gratings(), SHORT, seed=0, mixing=Mixing(warm_up=0.0, every=1))
+    assert scores.widths[0] == scores.widths[1]
+    assert len(set(scores.blocks[0])) > 1
+
+
 @pytest.mark.parametrize("how", ["softmax", "dirichlet"])
 def test_probabilities_are_differentiable(how: Any) -> None:
     alphas = Alphas(SPACE, how)

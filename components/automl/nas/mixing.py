@@ -119,7 +119,8 @@ def train_superposed(
         moves = made >= waits
         made += 1
         if moves and mixing.bilevel and made % mixing.every == 0:
-            _set_gradients(alphas.tensors, torch.autograd.grad(loss(next(held_out)), alphas.tensors))
+            # Where all options of a decision have the same shape, nothing depends on it.
+            _set_gradients(alphas.tensors, torch.autograd.grad(loss(next(held_out)), alphas.tensors, materialize_grads=True))
             optimiser.step(mixing.lr)
         torch.autograd.backward(loss(batch))
         if moves and not mixing.bilevel:

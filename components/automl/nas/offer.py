@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from components.automl.nas.budget import Limits, cost
+from components.automl.nas.budget import Limits, cost, costs
 from components.automl.nas.latency import table
 from components.automl.nas.problem import stream
 from components.automl.nas.searched import Judged, Searched
@@ -33,7 +33,7 @@ from components.train.data import Data
 from components.train.learners.base import Weights
 from components.train.learners.recognizer import LEARNER, space_of
 from components.train.lines import Features, Lines
-from components.train.spaces.space import Architecture
+from components.train.spaces.space import Architecture, Space
 from components.train.validation import Validation
 
 __all__ = ["Offer", "search"]
@@ -119,7 +119,18 @@ def _task(part: Lines, given: Nas, seed: int) -> SearchTask:
     columns = 4 * math.ceil(float(np.median([image.shape[1] for image, _ in part.learned])) / 4)
     whole = space_of(given.space, part.rule.height, len(part.task.alphabet) + 1, columns=columns, dropout=given.dropout)
     limits = Limits(given.max_params, given.max_macs, given.max_latency_ms)
-    return SearchTask(whole, problem, limits, table(whole) if given.max_latency_ms else None, seed)
+    return SearchTask(_within(whole, limits), problem, limits, table(whole) if given.max_latency_ms else None, seed)
+
+
+def _within(whole: Space, limits: Limits) -> Space:
+    """Return the space without the widths whose networks are all beyond the limits: a supernet would learn them for nothing.
+
+    Latencies do not count: they are measured anew for each search, and the next one could not go on from a supernet of other widths.
+    """
+    exact = replace(limits, max_latency_ms=None).counted()
+    least = (costs(whole, width).least for width in range(len(whole.widths)))
+    kept = [width for width, row in zip(whole.widths, least, strict=True) if all(row[column] <= most for column, most in exact)]
+    return replace(whole, widths=tuple(kept)) if kept else whole
 
 
 def _past(task: SearchTask, past: tuple[str, Weights] | None) -> tuple[dict[str, torch.Tensor] | None, tuple[str, ...]]:
@@ -129,7 +140,7 @@ def _past(task: SearchTask, past: tuple[str, Weights] | None) -> tuple[dict[str,
     ref, weights = past
     wanted = {name: tuple(value.shape) for name, value in Supernet(task.space).state_dict().items()}
     if wanted != {name: values.shape for name, values in weights.items()}:
-        return None, (f"The supernet of {ref} is of another space, height or alphabet: today's began from nothing.",)
+        return None, (f"The supernet of {ref} is of another space, height, alphabet or limit: today's began from nothing.",)
     return {name: torch.from_numpy(np.array(values)) for name, values in weights.items()}, ()
 
 

@@ -1,8 +1,8 @@
 """Readers of text lines: the convolutions of CRNN (arXiv 1507.05717), of other widths, kernels and number, before its head.
 
 Columns are halved twice, as `components.train.lines.STRIDE` asks, rows three times; by maxima: strides cost a tenth of the lines. No
-multiplier touches the head, which is wider than CRNN's: one network of narrow maps before such a head read more lines than CRNN in a short
-training, others, and a long training, as many (`tests/benchmarks/RESULTS.md`).
+multiplier touches the head, which is wider than CRNN's: after a short training narrow maps before such a head read more lines than CRNN,
+after a long one about as many (`tests/benchmarks/RESULTS.md`).
 
 There is nothing to choose where maps are large: 3x3 and 5x5 there took two fifths more time an epoch than one 3x3, and a supernet that was
 trained for a few steps found them the best of all. So networks of like size take like time.
