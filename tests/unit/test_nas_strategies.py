@@ -358,10 +358,10 @@ def test_alpha_waits_moves_and_can_share_the_weights_backward_pass() -> None:
 
 
 def test_a_decision_that_changes_nothing_does_not_end_a_superposition() -> None:
-    alike = replace(SPACE, widths=(1.0, 1.1))  # both are four channels
-    scores = train_superposed(Supernet(alike), gratings(), SHORT, seed=0, mixing=Mixing(warm_up=0.0, every=1))
-    assert scores.widths[0] == scores.widths[1]
-    assert len(set(scores.blocks[0])) > 1
+    fixed = Stage(4, (1, 1), 1, (Option(3, 1),), "inverted")  # one option, the same at both widths: four channels
+    whole = replace(SPACE, stages=(fixed, *SPACE.stages), widths=(1.0, 1.1))
+    scores = train_superposed(Supernet(whole), gratings(), SHORT, 0, Mixing(warm_up=0.0, every=1))
+    assert len(set(scores.blocks[1])) > 1
 
 
 @pytest.mark.parametrize("how", ["softmax", "dirichlet"])
