@@ -452,7 +452,7 @@ class TestCrnn(LearnerContract):
 
 class TestRecognizer(LearnerContract):
     name = "recognizer"
-    params = {"epochs": 12, "width": 0.375, "options": [0] * 4, "lr": 0.01, "batch": 16}  # noqa: RUF012
+    params = {"epochs": 12, "width": 0.5, "options": [0] * 2, "lr": 0.01, "batch": 16}  # noqa: RUF012
     deadline = 1
     tasks = (TextLine(max_length=8),)
 
@@ -472,7 +472,7 @@ class TestRecognizer(LearnerContract):
         assert isinstance(found, Inheriting)
         params = options(found.params, self.quick(), "params")
         whole = space_of("recognizer", part.rule.height, len(part.task.alphabet) + 1)
-        net = network(whole, Architecture(0, (0,) * 4))
+        net = network(whole, Architecture(whole.widths.index(0.5), (0, 0)))
         start = {name: value.numpy() for name, value in net.state_dict().items()}
         with reproducible():
             first, again, other = (

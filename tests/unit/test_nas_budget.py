@@ -171,7 +171,7 @@ def test_random_budgets_are_kept_and_used(name: str) -> None:
         assert limits.allow(filled.cost)
         assert limits.used(filled.cost) >= limits.used(found.cost)
     assert len(used) > 20
-    assert statistics.median(used) >= (0.9 if name == "recognizer" else 0.95)  # which has few blocks
+    assert statistics.median(used) >= (0.8 if name == "recognizer" else 0.95)  # which at one width has one decision
 
 
 def test_several_limits_at_once_over_all_widths() -> None:
