@@ -1,8 +1,8 @@
 """Readers of text lines: the convolutions of CRNN (arXiv 1507.05717), of other widths and kernels, before its head.
 
 Columns are halved twice, as `components.train.lines.STRIDE` asks, rows three times; by maxima: strides cost a tenth of the lines. No
-multiplier touches the head, which is wider than CRNN's: after a short training narrow maps before such a head read more lines than CRNN,
-after a long one about as many (`tests/benchmarks/RESULTS.md`).
+multiplier touches the head, which is wider than CRNN's: narrow maps before such a head read as many lines as CRNN with fewer parameters
+(`tests/benchmarks/RESULTS.md`).
 
 What may be chosen is what a supernet can tell apart in a tenth of a scenario's budget. There are no widths an eighth apart: it took either.
 No convolutions may be left out: it learned half as well, and took more of them for better, which alone they were not. And there is nothing
