@@ -120,12 +120,16 @@ def test_other_strategies_keep_the_limits_too(run_step: RunStep, store: Artifact
 def test_a_supernet_learns_no_width_that_the_limits_rule_out() -> None:
     table = compose(0, 60, 60, length=(1, 2))
     rows = Rows({"image": table["image"].to_pylist()}, table["_label"].to_pylist())
-    limits = (NAS["max_params"], None)
-    few, every = (search(Data(DIGITS, rows, rows), Nas(epochs=1, judged=2, batch=16, max_params=most), seed=0) for most in limits)
+    data = Data(DIGITS, rows, rows)
+    few = search(data, Nas(epochs=1, judged=2, batch=16, max_params=NAS["max_params"]), seed=0)
+    assert few.supernet is not None
+    every = search(data, Nas(epochs=1, judged=2, batch=16), seed=0, past=("Report/few", few.supernet))
+    assert every.supernet is not None
     assert few.searched.space.widths == every.searched.space.widths[: len(few.searched.space.widths)] != every.searched.space.widths
     assert few.searched.found.cost.params <= NAS["max_params"]
-    names = few.supernet.keys() & every.supernet.keys()  # type: ignore[union-attr]
-    assert sum(few.supernet[name].size for name in names) < sum(every.supernet[name].size for name in names)  # type: ignore[index]
+    assert sum(weight.size for weight in few.supernet.values()) < sum(weight.size for weight in every.supernet.values())
+    assert every.searched.start is None
+    assert "Report/few is of another space, height, alphabet or limit" in " ".join(every.searched.notes)
 
 
 def params_of_train(**given: Any) -> dict[str, Any]:

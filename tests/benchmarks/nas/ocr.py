@@ -1,6 +1,6 @@
 """Reading receipt lines: a searched network beside the default CRNN and a network drawn at random, each with the same CPU seconds in all.
 
-    python tests/benchmarks/nas/ocr.py [--quick] [--seeds 3] [--seconds 300] [--only SYSTEM/SEED] [--without SYSTEM]
+    python tests/benchmarks/nas/ocr.py [--quick] [--seeds 5] [--seconds 300] [--only SYSTEM/SEED] [--without SYSTEM]
 
 What a system may use: searching, if it searches, and training. Lines are those of scenario `ocr_receipts`, of more receipts; those to judge
 by are of other receipts. No searched network may have more parameters than the default CRNN. Kept in ATLAS_HOME/bench/nas, a file a run.
@@ -82,8 +82,11 @@ def ocr_rows(sizes: Sizes, seeds: int, work: Path, systems: Sequence[str] = SYST
     for rival in [system for system in systems if system != OURS]:
         yield row(f"{case}: lines not read exactly", 1 - mean(OURS, "exact"), "share", rival, 1 - mean(rival, "exact"), "<")
         yield row(f"{case}: parameters", mean(OURS, "params"), "", rival, mean(rival, "params"), "<=" if rival == DEFAULT else "")
-        won = float(np.mean([ours["exact"] > theirs["exact"] for ours, theirs in zip(runs[OURS], runs[rival], strict=True)]))
-        yield row(f"{case}: seeds in which it is better", won, "share", rival, None, "")
+        more = np.array([ours["exact"] - theirs["exact"] for ours, theirs in zip(runs[OURS], runs[rival], strict=True)])
+        yield row(f"{case}: seeds in which it is better", float(np.mean(more > 0)), "share", rival, None, "")
+        if seeds > 1:  # to read more by less than about twice this is a tie
+            error = float(more.std(ddof=1)) / math.sqrt(seeds)
+            yield row(f"{case}: standard error of what it reads more", error, "share", rival, None, "")
     for system in systems:
         yield row(f"{case}: CPU s of {system}", mean(system, "cpu_s"), "CPU s", "limit", 1.1 * sizes.cpu_s, "<=")
 
@@ -178,7 +181,7 @@ def main() -> None:
     """Print the rows, one JSON object a line; with `--only`, measure one run and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="CPU seconds of each system")
     parser.add_argument("--only", help="SYSTEM/SEED, to measure several at once")
     parser.add_argument("--without", action="append", default=[], choices=[DEFAULT, DRAWN], help="a rival")
