@@ -28,7 +28,7 @@ class Nas(Frozen):
     max_params: int | None = Field(None, gt=0, description="trained numbers")
     max_macs: int | None = Field(None, gt=0, description="multiply-accumulates of a line of the usual width")
     max_latency_ms: float | None = Field(None, gt=0, description="of such a line on this machine, in ONNX Runtime on one thread")
-    share: float = Field(0.5, gt=0, lt=1, description="of budget_s; the rest judges it beside the other pipelines")
+    share: float = Field(0.15, gt=0, lt=1, description="of budget_s; the rest judges it beside the other pipelines")
     strategy: Literal["single_path", "sandwich", "superposition", "random"] = "single_path"
     epochs: float = Field(20, gt=0, le=1000, description="of the supernet, at most; fewer if the share would not suffice")
     lr: float = Field(4e-3, gt=0, le=0.1, description="its learning rate's peak")

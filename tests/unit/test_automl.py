@@ -269,7 +269,7 @@ def _start_and_kill(given: dict[str, Any], inputs: dict[str, str], settings: Set
 
 
 def test_every_dimension_is_an_option_of_its_learner() -> None:
-    assert {*SPACES, "recognizer"} == set(LEARNERS)  # which networks it is another search's business
+    assert set(SPACES) == set(LEARNERS)
     for name, space in SPACES.items():
         found = learner(name)
         assert set(space["features"]) <= set(found.features.model_fields)

@@ -25,13 +25,14 @@ from components.automl.genesis.processes import run_workers
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import tpe, uniform
 from components.automl.genesis.schedule import Ladder
+from components.automl.genesis.solve import Offered
 from components.automl.genesis.space import Space, completed, long_tailed
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.strategy import plan
 from components.automl.genesis.worker import Budget, Evaluator, OutOfTime, Result, Search, work
 from components.automl.spec import Params
 from components.core.errors import DataError
-from components.core.params import Tabular
+from components.core.params import Tabular, TextLine
 
 SPACE = Space(("lightgbm", "logistic"))
 FIRST = completed("lightgbm", {}, {}, "portfolio")
@@ -264,11 +265,28 @@ def test_what_served_learns_no_logarithm_of_labels_that_may_be_negative_now() ->
     served, robust = (completed("lightgbm", {}, {"loss": loss, "rounds": 77}, "champion") for loss in ("poisson", "l1"))
 
     def losses(*, tail: bool) -> list[str]:
-        found = plan(task, params, ("lightgbm",), [served, robust], (), {}, 1, tail=tail).known
+        found = plan(task, params, ("lightgbm",), (), [served, robust], (), {}, 1, tail=tail).known
         return [entry.params["loss"] for entry in found if entry.params["rounds"] == 77]
 
     assert losses(tail=True) == ["poisson", "l1"]
     assert losses(tail=False) == ["l2", "l1"]
+
+
+def test_how_an_offered_network_is_trained_varies_and_the_network_does_not() -> None:
+    task, learners = TextLine(alphabet="0123456789", max_length=12), ("crnn", "recognizer")
+    params = Params.model_validate({"scenario": "demo", "task": task.model_dump()})
+    network = completed("recognizer", {}, {"width": 0.5, "options": [0, 1]}, "nas")
+    found = plan(task, params, learners, (network,), (), (), {}, 2)
+    assert [entry.learner for entry in found.known[:2]] == ["crnn", "recognizer"]  # something to compare with, then the offer
+    study = optuna.create_study(sampler=uniform(0, 0))
+    proposed = [found.space.suggest(study.ask()) for _ in range(40)]
+    offered = Offered(network, {"weight": np.zeros(1)})
+    trained = [entry for entry in (*found.known, *proposed) if offered.trains(entry)]
+    assert trained == [entry for entry in (*found.known, *proposed) if entry.learner == "recognizer"]
+    assert {entry.features["augment"] for entry in found.known} == {0.3, 0.6, 1.0}
+    assert len({(entry.features["augment"], entry.params["lr"]) for entry in trained}) == len(trained) > 10
+    assert not offered.trains(completed("recognizer", {}, {"width": 0.5, "options": [0, 0]}, "champion"))
+    assert plan(task, params, learners, (), (), (), {}, 2).space.learners == ("crnn",)  # nobody said which network
 
 
 def test_nothing_better_than_perfect_is_looked_for(tmp_path: Path) -> None:

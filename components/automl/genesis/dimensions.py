@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["SPACES", "Choice", "Dimension", "Real", "Whole"]
+__all__ = ["FOUND", "SPACES", "Choice", "Dimension", "Real", "Whole"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,13 @@ _DENSE_FEATURES: Mapping[str, Dimension] = {
 
 _NETWORK_FEATURES: Mapping[str, Dimension] = {"scale": Choice(("standard", "rank")), **_SELECTION}
 
+_LINE_FEATURES: Mapping[str, Dimension] = {"augment": Real(0.1, 1.2, log=True)}
+
+_LINE_TRAINING: Mapping[str, Dimension] = {"lr": Real(1e-3, 1e-2, log=True), "dropout": Real(0.0, 0.4)}
+
+FOUND = ("recognizer",)
+"""Learners whose network another search finds; once it has, the dimensions here say what varies in its training."""
+
 SPACES: Mapping[str, Dimensions] = {
     "arcface": {
         "features": {"scale": Choice(("standard", "rank"))},
@@ -84,13 +91,12 @@ SPACES: Mapping[str, Dimensions] = {
         },
     },
     "crnn": {
-        "features": {"augment": Real(0.2, 1.2)},
+        "features": _LINE_FEATURES,
         "params": {
             "channels": Choice((12, 16, 24)),
             "hidden": Choice((64, 96, 128)),
             "head": Choice(("gru", "conv")),
-            "lr": Real(1e-3, 1e-2, log=True),
-            "dropout": Real(0.0, 0.4),
+            **_LINE_TRAINING,
         },
     },
     "extra_trees": {
@@ -127,6 +133,7 @@ SPACES: Mapping[str, Dimensions] = {
             "bins": Choice((8, 16, 32)),
         },
     },
+    "recognizer": {"features": _LINE_FEATURES, "params": _LINE_TRAINING},
     "resnet": {
         "features": _NETWORK_FEATURES,
         "params": {

@@ -29,7 +29,7 @@ from components.automl.genesis.metafeatures import metafeatures
 from components.automl.genesis.processes import cores, run_workers
 from components.automl.genesis.progress import watching
 from components.automl.genesis.schedule import Ladder
-from components.automl.genesis.space import completed, long_tailed
+from components.automl.genesis.space import completed, long_tailed, network_of
 from components.automl.genesis.storage import Workplace, open_study
 from components.automl.genesis.strategy import Strategy, plan
 from components.automl.genesis.worker import Budget, Search
@@ -91,14 +91,18 @@ class Solved:
 
 @dataclass(frozen=True)
 class Offered:
-    """A pipeline that another search hands in; it is judged like any other.
+    """A pipeline that another search hands in; it is judged like any other, and so are other trainings of its network.
 
     Attributes:
-        start: Weights that its training begins with; None: from nothing.
+        start: Weights that these begin with; None: from nothing.
     """
 
     configuration: Configuration
     start: Weights | None = None
+
+    def trains(self, other: Configuration) -> bool:
+        """Whether the other pipeline trains the same network."""
+        return other.learner == self.configuration.learner and network_of(other) == network_of(self.configuration)
 
 
 @dataclass(frozen=True)
@@ -139,17 +143,16 @@ class Setting:
         """Judges pipelines."""
         if isinstance(self.data.task, Tabular):
             return TableEvaluator(self.data, self.validation, seed=self.params.seed, folder=self.folder / "fits", limits=self.limits)
-        return LineEvaluator(self.data, seed=self.params.seed, starts=self.starts)
+        return LineEvaluator(self.data, seed=self.params.seed, start_of=self.start_of)
 
     @property
     def limits(self) -> Limits:
         """Of the model that is deployed."""
         return Limits(self.params.max_size_mb, self.params.max_us_per_row)
 
-    @cached_property
-    def starts(self) -> Mapping[str, Weights]:
-        """Pipeline's identity -> weights that its training begins with."""
-        return {entry.configuration.identity: entry.start for entry in self.offered if entry.start is not None}
+    def start_of(self, configuration: Configuration) -> Weights | None:
+        """Return the weights that a pipeline's training begins with; None: from nothing."""
+        return next((entry.start for entry in self.offered if entry.trains(configuration)), None)
 
     @cached_property
     def meta(self) -> Mapping[str, float]:
@@ -164,7 +167,7 @@ class Setting:
         offered = [entry.configuration for entry in self.offered]
         meta = self.meta if self.history else {}  # they are compared with the past's; without one, nobody waits for them
         tail = long_tailed(self.data.task, [*self.data.train.labels, *self.data.validation.labels])
-        return plan(self.data.task, self.params, found, [*offered, *serving], self.history, meta, len(self.evaluator.rungs), tail=tail)
+        return plan(self.data.task, self.params, found, offered, serving, self.history, meta, len(self.evaluator.rungs), tail=tail)
 
 
 def solve(given: Setting) -> Solved:
@@ -178,7 +181,7 @@ def solve(given: Setting) -> Solved:
     board = _searched(given, meanwhile=lambda: given.meta)
     notes = (*given.strategy.notes, *given.strategy.verdict(board))
     if isinstance(evaluator, LineEvaluator):
-        recipe, starts = _best(board, data.task, params.seed, given.starts)
+        recipe, starts = _best(board, data.task, params.seed, given.start_of)
         return Solved(recipe, [], None, board, len(evaluator.rungs), given.meta, notes, starts=starts)
     recipe, fitted, selection = assemble(
         board,
@@ -282,14 +285,14 @@ def _alone(inherited: Sequence[Inherited], evaluator: TableEvaluator) -> float |
     return None if math.isinf(loss) else -loss if judge.maximize else loss
 
 
-def _best(board: Board, task: Task, seed: int, starts: Mapping[str, Weights]) -> tuple[Recipe, dict[str, Weights]]:
+def _best(board: Board, task: Task, seed: int, start_of: Callable[[Configuration], Weights | None]) -> tuple[Recipe, dict[str, Weights]]:
     """Return the pipeline that is best at the highest rung that any reached, and the weights it begins with, by their file."""
     reached = max((entry.job.rung for entry in board.settled if entry.value is not None), default=None)
     if reached is None:
         raise IntegrityError("no pipeline was judged before the time ended", do="raise automl.budget_s")
     best = board.done(reached)[0]
     c = best.job.configuration
-    start = starts.get(c.identity)
+    start = start_of(c)
     member = Pipeline(learner=c.learner, features=dict(c.features), params=dict(c.params), start=None if start is None else _START)
     recipe = Recipe(task=task.kind, members=(member,), validation=HOLDOUT, score=best.value, metric=task.metric, seed=seed)
     return recipe, {} if start is None else {_START: start}

@@ -19,7 +19,7 @@ from components.automl.genesis.dimensions import SPACES, Choice, Dimension, Real
 from components.core.params import Tabular, Task
 from components.train.learners import learner
 
-__all__ = ["Bounds", "Space", "completed", "long_tailed", "suited", "with_loss"]
+__all__ = ["Bounds", "Space", "completed", "long_tailed", "network_of", "suited", "with_loss"]
 
 _MOST_TREES = 1_500
 """Of one fold's model."""
@@ -47,6 +47,12 @@ def completed(name: str, features: Mapping[str, Any], params: Mapping[str, Any],
         found.params.model_validate(dict(params)).model_dump(mode="json"),
         origin,
     )
+
+
+def network_of(configuration: Configuration) -> dict[str, Any]:
+    """Return the params that do not vary in the learner's space: of a network that another search found, the network."""
+    varied = SPACES.get(configuration.learner, {}).get("params", {})
+    return {key: value for key, value in configuration.params.items() if key not in varied}
 
 
 def long_tailed(task: Task, labels: Sequence[Any]) -> bool:
@@ -101,17 +107,19 @@ class Space:
         bounds: Dimensions that are narrower today.
         classes: The task's; 0 for a number.
         tail: Whether its labels are `long_tailed`.
+        fixed: Learner -> params that do not vary: the network that another search found.
     """
 
     learners: tuple[str, ...]
     bounds: Bounds = field(default_factory=dict)
     classes: int = 0
     tail: bool = False
+    fixed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def suggest(self, trial: optuna.Trial) -> Configuration:
         """Ask a trial for a pipeline; its sampler answers."""
         name = str(trial.suggest_categorical("learner", self.learners))
-        parts: dict[str, dict[str, Any]] = {"features": {}, "params": {}}
+        parts: dict[str, dict[str, Any]] = {"features": {}, "params": dict(self.fixed.get(name, {}))}
         for full, (part, key, dimension) in self.dimensions(name).items():
             value = self._suggest(trial, full, dimension)
             if value is not None:

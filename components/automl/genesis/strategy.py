@@ -13,11 +13,11 @@ from optuna.samplers import BaseSampler
 
 from components.automl.genesis.board import Board
 from components.automl.genesis.configuration import Configuration, PastStudy
-from components.automl.genesis.dimensions import SPACES
-from components.automl.genesis.portfolio import portfolio
+from components.automl.genesis.dimensions import FOUND, SPACES
+from components.automl.genesis.portfolio import portfolio, trained_otherwise
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import alone, rgpe, tpe, uniform
-from components.automl.genesis.space import Space, completed, with_loss
+from components.automl.genesis.space import Space, completed, network_of, with_loss
 from components.automl.genesis.surrogate import Learned, learn
 from components.automl.genesis.transfer import Transfer
 from components.automl.spec import Params
@@ -75,6 +75,7 @@ def plan(
     task: Task,
     params: Params,
     learners: Sequence[str],
+    offered: Sequence[Configuration],
     serving: Sequence[Configuration],
     history: Sequence[PastStudy],
     meta: Mapping[str, float],
@@ -88,7 +89,8 @@ def plan(
         task: What is learned.
         params: The scenario's section.
         learners: Those that may be used.
-        serving: The pipelines of the model that serves now, and those that another search offers.
+        offered: The pipelines that another search found; how their networks are trained varies.
+        serving: The pipelines of the model that serves now.
         history: Earlier searches.
         meta: Today's meta-features.
         rungs: How many there are.
@@ -96,19 +98,22 @@ def plan(
     """
     classes = len(task.classes) if isinstance(task, Tabular) else 0
     # A learner without dimensions is tried only where something names it: a recipe of the user's, the past, another search.
-    varied = [name for name in learners if name in SPACES]
-    space = Space(tuple(varied), classes=classes, tail=tail)
+    varied = [name for name in learners if name in SPACES and name not in FOUND]
+    fixed = {entry.learner: network_of(entry) for entry in offered}
+    space = Space((*varied, *fixed), classes=classes, tail=tail, fixed=fixed)
     own = [completed(entry.learner, entry.features, entry.params, "expert") for entry in params.expert]
     static = portfolio(task, varied, tail=tail)
+    rest = [*(entry for found in offered for entry in trained_otherwise(found)), *static[1:]]
     usual = params.sampler if params.sampler in ("random", "gp") else "tpe"
     fresh = Proposals(space, lambda today, seed, place: _usual(usual, today, seed, place), usual, params.seed, rungs)
     problem = task.problem if isinstance(task, Tabular) else task.kind
-    serving = [with_loss(entry, tail=tail) for entry in serving]  # labels may have become negative
+    serving = [*offered, *(with_loss(entry, tail=tail) for entry in serving)]  # labels may have become negative
     transfer = Transfer(history, meta, problem, params.scenario, params.parents)
     if not params.transfer or not transfer.nearest:
-        return Strategy(space, _distinct([*own, *static[:1], *serving, *static[1:]]), fresh)
+        return Strategy(space, _distinct([*own, *static[:1], *serving, *rest]), fresh)
     replayed = transfer.replay(_REPLAYED, learners)
-    known = _distinct([*own, *_in_turn([*serving, *(with_loss(entry, tail=tail) for entry in replayed.configurations)], static)])
+    before = [with_loss(entry, tail=tail) for entry in replayed.configurations]
+    known = _distinct([*own, *_in_turn([*serving, *before], [*static[:1], *rest])])
     locked = transfer.locked(space)
     notes = (replayed.note, *locked.notes)
     learned = learn(space, *(list(part) for part in zip(*transfer.studies, strict=True)))

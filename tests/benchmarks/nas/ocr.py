@@ -1,9 +1,11 @@
-"""Reading receipt lines: a searched network beside the default CRNN and a network drawn at random, each with the same CPU seconds in all.
+"""Reading receipt lines: a scenario with `automl.nas` beside the default CRNN, each with the same CPU seconds in all.
 
-    python tests/benchmarks/nas/ocr.py [--quick] [--seeds 5] [--seconds 300] [--only SYSTEM/SEED] [--without SYSTEM]
+    python tests/benchmarks/nas/ocr.py [--quick] [--seeds 5] [--seconds 1200] [--only SYSTEM/SEED] [--without SYSTEM]
 
-What a system may use: searching, if it searches, and training. Lines are those of scenario `ocr_receipts`, of more receipts; those to judge
-by are of other receipts. No searched network may have more parameters than the default CRNN. Kept in ATLAS_HOME/bench/nas, a file a run.
+What a system may use: its `automl` step, if it has one, and training. Lines are those of scenario `ocr_receipts`, of more receipts; those
+to judge by are of other receipts. No searched network may have more parameters than the default CRNN. Two more systems tell what is whose
+merit: the searched network, trained as the default CRNN is, and Genesis without the search among networks. Kept in ATLAS_HOME/bench/nas,
+a file a run.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import argparse
 import json
 import math
 import os
-import random
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +25,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from components.automl.nas.budget import Limits, cost
+from components.automl.genesis.architecture import offered
+from components.automl.genesis.configuration import Configuration
+from components.automl.genesis.solve import Setting, solve
+from components.automl.genesis.space import completed
+from components.automl.nas.budget import cost
 from components.automl.nas.offer import search
-from components.automl.nas.strategies.base import SearchTask, drawn
-from components.automl.nas.texts import Texts
-from components.automl.spec import Nas
+from components.automl.spec import Nas, Params
 from components.core.artifacts import digest_of
 from components.core.params import TextLine
 from components.core.settings import Settings
@@ -37,9 +41,11 @@ from components.model.text_line import TextLineModel, pixels_of
 from components.train.crnn import Crnn, Shape
 from components.train.data import Data, Rows
 from components.train.learners import Trained, learner, never
-from components.train.learners.recognizer import LEARNER, space_of
+from components.train.learners.base import Inheriting, Weights
+from components.train.learners.recognizer import space_of
 from components.train.lines import Lines
 from components.train.reproducible import reproducible
+from components.train.spaces.space import Architecture
 from components.train.validation import Validation
 from pipelines.bench.row import Row, row
 
@@ -48,8 +54,8 @@ __all__ = ["ocr_rows"]
 _ALPHABET = " !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]_"
 _TASK = TextLine(alphabet=_ALPHABET, max_length=16)
 _HOLDOUT = Validation(kind="holdout", folds=1)
-OURS, DEFAULT, DRAWN = "searched", "default CRNN", "drawn at random"
-SYSTEMS = (DEFAULT, DRAWN, OURS)
+OURS, DEFAULT, ALONE, WITHOUT = "automl with nas", "default CRNN", "searched network, trained as the default", "automl without nas"
+SYSTEMS = (DEFAULT, ALONE, WITHOUT, OURS)
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,18 @@ class Sizes:
     """How much there is.
 
     Attributes:
-        cpu_s: Of each system, in all: the `budget_s` of scenario `ocr`.
-        search_share: Of them for the search, if a system searches; what is left trains what it found.
+        cpu_s: Of each system, in all.
+        automl_s: Of them for the `automl` step, if a system has one: the `budget_s` of scenario `ocr`.
         receipts: (first of the validation's, first of the test's, end). The test has all that are left: 80 of them, as it once had, say
             more about which 80 they are than about the network.
     """
 
-    cpu_s: float = 300.0
-    search_share: float = 0.12
+    cpu_s: float = 1200.0
+    automl_s: float = 300.0
     receipts: tuple[int, int, int] = (100, 120, 501)
 
 
-QUICK = Sizes(4.0, 0.2, (6, 8, 10))
+QUICK = Sizes(6.0, 3.0, (6, 8, 10))
 
 
 def ocr_rows(sizes: Sizes, seeds: int, work: Path, systems: Sequence[str] = SYSTEMS) -> Iterator[Row]:
@@ -80,7 +86,14 @@ def ocr_rows(sizes: Sizes, seeds: int, work: Path, systems: Sequence[str] = SYST
         return float(np.mean([run[figure] for run in runs[system]]))
 
     for rival in [system for system in systems if system != OURS]:
-        yield row(f"{case}: lines not read exactly", 1 - mean(OURS, "exact"), "share", rival, 1 - mean(rival, "exact"), "<")
+        yield row(
+            f"{case}: lines not read exactly",
+            1 - mean(OURS, "exact"),
+            "share",
+            rival,
+            1 - mean(rival, "exact"),
+            "<" if rival == DEFAULT else "",
+        )
         yield row(f"{case}: parameters", mean(OURS, "params"), "", rival, mean(rival, "params"), "<=" if rival == DEFAULT else "")
         more = np.array([ours["exact"] - theirs["exact"] for ours, theirs in zip(runs[OURS], runs[rival], strict=True)])
         yield row(f"{case}: seeds in which it is better", float(np.mean(more > 0)), "share", rival, None, "")
@@ -93,7 +106,7 @@ def ocr_rows(sizes: Sizes, seeds: int, work: Path, systems: Sequence[str] = SYST
 
 def kept(system: str, seed: int, sizes: Sizes, work: Path) -> dict[str, Any]:
     """Return a run's figures; measure them if they are not there yet."""
-    asked = {"system": system, "seed": seed, "cpu_s": sizes.cpu_s, "search_share": sizes.search_share, "receipts": list(sizes.receipts)}
+    asked = {"system": system, "seed": seed, "cpu_s": sizes.cpu_s, "automl_s": sizes.automl_s, "receipts": list(sizes.receipts)}
     key = digest_of({**asked, "code": code_version(), "script": Path(__file__).read_text()})[:16]
     path = work / f"ocr.{key}.json"
     if not path.is_file():
@@ -109,60 +122,66 @@ def kept(system: str, seed: int, sizes: Sizes, work: Path) -> dict[str, Any]:
 def _run(system: str, seed: int, sizes: Sizes) -> dict[str, Any]:
     data, test = _data(sizes)
     began = time.process_time()
-    spare = 0.0  # seconds that only measure how long an epoch takes
-    found: dict[str, Any] = {}
-    start = None
-    if system == DEFAULT:
-        chosen = learner("crnn")
-        part = chosen.prepare(data, chosen.features(), _HOLDOUT).part(0)
-        params = chosen.params().model_dump()
-        found["params"] = _default_params(part)
-    else:
-        chosen = LEARNER
-        part = chosen.prepare(data, chosen.features(), _HOLDOUT).part(0)
-        limit = _default_params(part)
-        if system == OURS:
-            offer = search(data, Nas(max_params=limit, epochs=100), seed=seed, seconds=sizes.search_share * sizes.cpu_s)
-            params, start = dict(offer.params), offer.start
-            found |= {"params": offer.searched.found.cost.params, "text": offer.searched.space.describe(offer.searched.found.architecture)}
-        else:
-            whole = space_of("recognizer", part.rule.height, len(_ALPHABET) + 1)
-            task = SearchTask(whole, Texts.of(part, min(32, len(part.learned))), Limits(max_params=limit), seed=seed)
-            architecture = drawn(task, random.Random(seed))
-            encoded = whole.encode(architecture)
-            params = chosen.params.model_validate({**encoded, "options": tuple(encoded["options"])}).model_dump()
-            found |= {"params": cost(whole, architecture).params, "text": whole.describe(architecture)}
+    found, start = _chosen(system, data, seed, sizes)
+    chosen = learner(found.learner)
+    part = chosen.prepare(data, chosen.features.model_validate(found.features), _HOLDOUT).part(0)
+    automl_s = time.process_time() - began
 
     def fitted(epochs: int) -> Trained:
-        given = chosen.params.model_validate({**params, "epochs": epochs})
-        if start is not None:
-            return LEARNER.fit_from(part, given, start=start, seed=seed, progress=never)
+        given = chosen.params.model_validate({**found.params, "epochs": epochs})
+        if start is not None and isinstance(chosen, Inheriting):
+            return chosen.fit_from(part, given, start=start, seed=seed, progress=never)
         return chosen.fit(part, given, seed=seed, progress=never)
 
     took = []
-    for epochs in (1, 2):
+    for epochs in (1, 2):  # only to measure how long an epoch takes
         before = time.process_time()
         fitted(epochs)
         took.append(time.process_time() - before)
     # The first finds nothing prepared, so the difference is an epoch; on a busy machine it may be much too small.
     an_epoch = max(took[1] - took[0], took[1] / 2)
-    spare += sum(took)
-    left = sizes.cpu_s - (time.process_time() - began - spare)
-    epochs = max(1, math.floor(left / an_epoch))
+    epochs = max(1, math.floor((sizes.cpu_s - automl_s) / an_epoch))
+    before = time.process_time()
     trained = fitted(epochs)
-    cpu_s = time.process_time() - began - spare
-    return found | {"epochs": epochs, "cpu_s": cpu_s, "exact": _exact(part, trained, test)}
+    cpu_s = automl_s + time.process_time() - before
+    told = {"recipe": {"learner": found.learner, "features": dict(found.features), "params": {**found.params, "epochs": epochs}}}
+    return told | {"params": _size(part, found), "automl_s": automl_s, "cpu_s": cpu_s, "exact": _exact(part, trained, test)}
+
+
+def _chosen(system: str, data: Data, seed: int, sizes: Sizes) -> tuple[Configuration, Weights | None]:
+    """Return what a system trains, and the weights that it begins with."""
+    default = completed("crnn", {}, {}, "default")
+    if system == DEFAULT:
+        return default, None
+    chosen = learner("crnn")
+    nas = Nas(max_params=_size(chosen.prepare(data, chosen.features(), _HOLDOUT).part(0), default))
+    if system == ALONE:
+        offer = search(data, nas, seed=seed, seconds=nas.share * sizes.automl_s)
+        return completed("recognizer", offer.features, offer.params, "nas"), offer.start
+    given = {"scenario": "receipts", "task": _TASK, "budget_s": sizes.automl_s, "workers": 1, "seed": seed, "transfer": False}
+    searched = Params.model_validate(given | ({"learners": ("recognizer",), "nas": nas} if system == OURS else {"learners": ("crnn",)}))
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        offers = [offered(data, searched, Path(folder), None)] if searched.nas else []
+        solved = solve(Setting(data, searched, Path(folder), started, offered=offers))
+    (member,) = solved.recipe.members
+    return Configuration(member.learner, member.features, member.params, system), solved.starts.get(member.start or "")
+
+
+def _size(part: Lines, found: Configuration) -> int:
+    """Return a network's trained numbers."""
+    params, symbols = found.params, len(part.task.alphabet) + 1
+    if found.learner == "crnn":
+        shape = Shape.model_validate({name: params[name] for name in Shape.model_fields})
+        return sum(parameter.numel() for parameter in Crnn(shape, part.rule.height, symbols).parameters())
+    whole = space_of(params["space"], part.rule.height, symbols)
+    return cost(whole, Architecture(whole.widths.index(params["width"]), tuple(params["options"]))).params
 
 
 def _exact(part: Lines, trained: Trained, test: Rows) -> float:
     images = [pixels_of(image, part.rule) for image in test.columns["image"]]
     answers = TextLineModel(_TASK, part.rule.model_dump(), trained.scores).read(images)
     return float(np.mean([answer.label == label for answer, label in zip(answers, test.labels, strict=True)]))
-
-
-def _default_params(part: Lines) -> int:
-    net = Crnn(Shape(), part.rule.height, len(part.task.alphabet) + 1)
-    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def _data(sizes: Sizes) -> tuple[Data, Rows]:
@@ -184,7 +203,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="CPU seconds of each system")
     parser.add_argument("--only", help="SYSTEM/SEED, to measure several at once")
-    parser.add_argument("--without", action="append", default=[], choices=[DEFAULT, DRAWN], help="a rival")
+    parser.add_argument("--without", action="append", default=[], choices=[name for name in SYSTEMS if name != OURS], help="a rival")
     given = parser.parse_args()
     sizes, work = QUICK if given.quick else Sizes(), Settings.from_env().home / "bench" / "nas"
     if given.seconds:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from components.automl.genesis.configuration import Configuration
@@ -31,11 +31,11 @@ class LineEvaluator:
     Args:
         data: Train and validation rows.
         seed: Of every training.
-        starts: Pipeline's identity -> weights that its training begins with.
+        start_of: Returns the weights that a pipeline's training begins with; None: from nothing.
     """
 
-    def __init__(self, data: Data, *, seed: int, starts: Mapping[str, Weights] | None = None) -> None:
-        self._data, self._seed, self._starts = data, seed, starts or {}
+    def __init__(self, data: Data, *, seed: int, start_of: Callable[[Configuration], Weights | None] = lambda _: None) -> None:
+        self._data, self._seed, self._start_of = data, seed, start_of
         self.rungs = _SHARES
 
     @property
@@ -59,7 +59,7 @@ class LineEvaluator:
             return exact == 1.0  # the best epoch is kept: no further one is needed to judge it
 
         part: Any = chosen.prepare(self._data, features, HOLDOUT).part(0)
-        start = self._starts.get(configuration.identity)
+        start = self._start_of(configuration)
         if start is not None and isinstance(chosen, Inheriting):
             chosen.fit_from(part, params, start=start, seed=self._seed, progress=progress)
         else:
