@@ -1,6 +1,6 @@
 """Reading receipt lines: a scenario with `automl.nas` beside the default CRNN, each with the same CPU seconds in all.
 
-    python tests/benchmarks/nas/ocr.py [--quick] [--seeds 5] [--seconds 1200] [--only SYSTEM/SEED] [--without SYSTEM]
+    python tests/benchmarks/nas/ocr.py [--quick] [--seeds 5] [--seconds 600] [--only SYSTEM/SEED] [--without SYSTEM]
 
 What a system may use: its `automl` step, if it has one, and training. Lines are those of scenario `ocr_receipts`, of more receipts; those
 to judge by are of other receipts. No searched network may have more parameters than the default CRNN. Two more systems tell what is whose
@@ -64,12 +64,12 @@ class Sizes:
 
     Attributes:
         cpu_s: Of each system, in all.
-        automl_s: Of them for the `automl` step, if a system has one: the `budget_s` of scenario `ocr`.
+        automl_s: Of them for the `automl` step, if a system has one: the `budget_s` of scenario `ocr`. As much is left for training.
         receipts: (first of the validation's, first of the test's, end). The test has all that are left: 80 of them, as it once had, say
             more about which 80 they are than about the network.
     """
 
-    cpu_s: float = 1200.0
+    cpu_s: float = 600.0
     automl_s: float = 300.0
     receipts: tuple[int, int, int] = (100, 120, 501)
 
