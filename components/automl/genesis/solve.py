@@ -203,16 +203,16 @@ def assist(given: Setting) -> Board:
 
 def _searched(given: Setting, meanwhile: Callable[[], object] = lambda: None) -> Board:
     data, params, evaluator, strategy, task = given.data, given.params, given.evaluator, given.strategy, given.data.task
-    timed_table = isinstance(evaluator, TableEvaluator) and params.trials is None
+    table = isinstance(evaluator, TableEvaluator)
     search = Search(
         evaluator=evaluator,
         space=strategy.space,
-        ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if isinstance(evaluator, TableEvaluator) else None),
+        ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if table else None, answer_first=table),
         known=strategy.known,
         propose=strategy.propose,
         costs=Costs(evaluator.new_rows, len(data.train) + len(data.validation), _classes(task), given.history, params.max_memory_mb),
         budget=Budget(params.trials, params.budget_s, 1.0 if task.higher_is_better else 0.0),
-        reserve_s=_RESERVED_S + _RESERVED_SHARE * params.budget_s if timed_table else 0.0,
+        reserve_s=_RESERVED_S + _RESERVED_SHARE * params.budget_s if table and params.trials is None else 0.0,
     )
     journal = given.folder / "study.journal"
 
@@ -286,11 +286,14 @@ def _alone(inherited: Sequence[Inherited], evaluator: TableEvaluator) -> float |
 
 
 def _best(board: Board, task: Task, seed: int, start_of: Callable[[Configuration], Weights | None]) -> tuple[Recipe, dict[str, Weights]]:
-    """Return the pipeline that is best at the highest rung that any reached, and the weights it begins with, by their file."""
-    reached = max((entry.job.rung for entry in board.settled if entry.value is not None), default=None)
-    if reached is None:
+    """Return the pipeline that read most, and the weights it begins with, by their file.
+
+    All rungs are judged on the same lines, so one that read more after fewer epochs than others after all of theirs is the better one.
+    """
+    judged = [entry for entry in board.settled if entry.value is not None]
+    if not judged:
         raise IntegrityError("no pipeline was judged before the time ended", do="raise automl.budget_s")
-    best = board.done(reached)[0]
+    best = min(judged, key=lambda entry: (board.loss(entry), -entry.job.rung))
     c = best.job.configuration
     start = start_of(c)
     member = Pipeline(learner=c.learner, features=dict(c.features), params=dict(c.params), start=None if start is None else _START)
