@@ -290,10 +290,9 @@ def _best(board: Board, task: Task, seed: int, start_of: Callable[[Configuration
 
     All rungs are judged on the same lines, so one that read more after fewer epochs than others after all of theirs is the better one.
     """
-    judged = [entry for entry in board.settled if entry.value is not None]
-    if not judged:
+    best = board.best()
+    if best is None:
         raise IntegrityError("no pipeline was judged before the time ended", do="raise automl.budget_s")
-    best = min(judged, key=lambda entry: (board.loss(entry), -entry.job.rung))
     c = best.job.configuration
     start = start_of(c)
     member = Pipeline(learner=c.learner, features=dict(c.features), params=dict(c.params), start=None if start is None else _START)
