@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
 from components.core.errors import ConfigError, DataError
@@ -472,14 +473,18 @@ class TestRecognizer(LearnerContract):
         assert isinstance(found, Inheriting)
         params = options(found.params, self.quick(), "params")
         whole = space_of("recognizer", part.rule.height, len(part.task.alphabet) + 1)
-        net = network(whole, Architecture(whole.widths.index(0.5), (0, 0)))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            net = network(whole, Architecture(whole.widths.index(0.5), (0, 0)))
         start = {name: value.numpy() for name, value in net.state_dict().items()}
         with reproducible():
             first, again, other = (
                 found.fit_from(part, params, start={**start, "head.out.bias": start["head.out.bias"] + shift}, seed=3, progress=never)
                 for shift in (0.0, 0.0, 0.5)
             )
+            drawn = found.fit(part, params, seed=3, progress=never)
         assert first.weights == again.weights != other.weights
+        assert first.weights == drawn.weights  # what is inherited is mixed with what the seed draws, here with itself
         with pytest.raises(ConfigError, match=r"no width 0\.7"):
             self.fit(part, {**self.quick(), "width": 0.7})
 

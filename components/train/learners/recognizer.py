@@ -20,6 +20,9 @@ from components.train.spaces.space import Architecture, Space
 __all__ = ["LEARNER", "Params", "space_of"]
 
 _COLUMNS = 160  # of a space whose costs nobody asks for
+_INHERITED = 0.4
+"""Share of the inherited weights, the rest is drawn: networks that begin where another training ended learn the training lines as well, and
+read fewer others (shrink and perturb: Ash & Adams, "On warm-starting neural network training", arXiv 1910.08475)."""
 
 
 class Params(Reading):
@@ -56,10 +59,14 @@ class _Recognizer(LineLearner):
     def fit_from(self, part: Lines, params: Params, *, start: Weights, seed: int, progress: Progress) -> Trained:
         def build() -> Network:
             net = _network(part, params)
+            fresh = {name: values.clone() for name, values in net.state_dict().items()}
             try:
                 net.load_state_dict({name: torch.from_numpy(np.array(values)) for name, values in start.items()})
             except (RuntimeError, TypeError) as error:
                 raise IntegrityError(f"the inherited weights are not this network's: {error}", do="run automl again") from error
+            for name, values in net.state_dict().items():
+                if values.is_floating_point():
+                    values.lerp_(fresh[name], 1 - _INHERITED)
             return net
 
         return fit_reader(build, to_onnx, part, params, seed=seed, progress=progress)
