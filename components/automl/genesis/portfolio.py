@@ -27,7 +27,7 @@ _PLAIN = ("resnet", {"bins": 0, "lr": 0.003})
 """The first of them: quick, since it does not embed numbers, and strong. It was found on the table `letter`, which flatters that one."""
 _STRENGTHS, _LR = (0.3, 1.0), 0.008
 """Lines differ in how much their images may be changed while a reader learns: with the first, receipts are read as well as with the
-default after four times as long a training; with the second, handwritten digits are read best. Both learn faster by twice the default's
+default after twice as long a training; with the second, handwritten digits are read best. Both learn faster by twice the default's
 learning rate. `tests/benchmarks/RESULTS.md` has figures.
 """
 _ORIGIN = "portfolio"
