@@ -95,7 +95,7 @@ def test_the_network_found_is_trained_from_its_inherited_weights_and_the_next_se
 @pytest.mark.slow
 def test_equal_searches_give_equal_bytes_and_the_default_network_competes(run_step: RunStep, store: ArtifactStore, settings: Any) -> None:
     inputs = {"dataset": lines(store), "snapshot": snapshot(store)}
-    given = params(learners=[], trials=3, nas={**NAS, "strategy": "sandwich"})
+    given = params(learners=[], trials=2, nas={**NAS, "strategy": "sandwich"})
     first = run_step("automl", given, inputs)
     for record in (settings.home / "store/steps").rglob("*.json"):
         record.unlink()
@@ -104,8 +104,7 @@ def test_equal_searches_give_equal_bytes_and_the_default_network_competes(run_st
     second = run_step("automl", given, inputs)
     assert (first["recipe"].ref, first["report"].ref) == (second["recipe"].ref, second["report"].ref)
     trials = json.loads((store.fetch(first["report"].ref) / "report.json").read_text())["trials"]
-    tried = {(trial["learner"], trial["features"]["augment"]) for trial in trials}
-    assert tried == {("crnn", 0.6), ("recognizer", 0.6), ("recognizer", 0.3)}
+    assert {trial["learner"] for trial in trials} == {"recognizer", "crnn"}
 
 
 @pytest.mark.slow

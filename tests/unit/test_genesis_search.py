@@ -96,21 +96,6 @@ def test_the_first_pipeline_reaches_the_top_before_any_other_starts(tmp_path: Pa
     assert bowl.seen[:4] == [(FIRST.identity, 0), (FIRST.identity, 1), (FIRST.identity, 2), (SECOND.identity, 0)]
 
 
-def test_where_every_rung_is_an_answer_others_are_heard_first_and_the_best_of_all_rungs_wins(tmp_path: Path) -> None:
-    far, near = (completed("lightgbm", {}, {"learning_rate": rate}, "expert") for rate in (0.19, 0.105))
-    bowl = Bowl()
-    board = searched(tmp_path, a_search(bowl, trials=3, known=[far, SECOND, near], ladder=Ladder(2, answer_first=False)))
-    assert bowl.seen == [(far.identity, 0), (SECOND.identity, 0), (near.identity, 0), (near.identity, 1)]
-    (first, *_), (top,) = board.settled, board.done(1)
-    climbed_instead = replace(top, job=Job(far, 1), value=(first.value or 0.0) + 0.01)
-    other = replace(board, settled=(*board.settled[:3], climbed_instead))
-    for some, job in ((board, (near.identity, 1)), (other, (near.identity, 0))):
-        best = some.best()
-        assert best is not None
-        assert best.job.key == job
-    assert Board((), (), maximize=True).best() is None
-
-
 def test_it_stops_after_its_trials_and_goes_on_with_more(tmp_path: Path) -> None:
     few = searched(tmp_path, a_search(Bowl(), trials=5))
     assert few.started == 5
@@ -298,7 +283,6 @@ def test_how_an_offered_network_is_trained_varies_and_the_network_does_not() -> 
     offered = Offered(network, {"weight": np.zeros(1)})
     trained = [entry for entry in (*found.known, *proposed) if offered.trains(entry)]
     assert trained == [entry for entry in (*found.known, *proposed) if entry.learner == "recognizer"]
-    assert {entry.features["augment"] for entry in found.known} == {0.3, 0.6, 1.0}
     assert len({(entry.features["augment"], entry.params["lr"]) for entry in trained}) == len(trained) > 10
     assert not offered.trains(completed("recognizer", {}, {"width": 0.5, "options": [0, 0]}, "champion"))
     assert plan(task, params, learners, (), (), (), {}, 2).space.learners == ("crnn",)  # nobody said which network

@@ -102,11 +102,6 @@ class Board:
         found = [entry for entry in self.settled if entry.job.rung == rung and entry.value is not None]
         return sorted(found, key=self.loss)
 
-    def best(self) -> Settled | None:
-        """Return the job of the best value at any rung, of equal ones at the highest; for rungs that are judged on the same rows."""
-        found = [entry for entry in self.settled if entry.value is not None]
-        return min(found, key=lambda entry: (self.loss(entry), -entry.job.rung), default=None)
-
     def loss(self, entry: Settled) -> float:
         """Return the value so that less is better."""
         if entry.value is None:

@@ -61,7 +61,7 @@ _DENSE_FEATURES: Mapping[str, Dimension] = {
 
 _NETWORK_FEATURES: Mapping[str, Dimension] = {"scale": Choice(("standard", "rank")), **_SELECTION}
 
-_LINE_FEATURES: Mapping[str, Dimension] = {"augment": Real(0.1, 1.2, log=True)}
+_LINE_FEATURES: Mapping[str, Dimension] = {"augment": Real(0.2, 1.2)}
 
 _LINE_TRAINING: Mapping[str, Dimension] = {"lr": Real(1e-3, 1e-2, log=True), "dropout": Real(0.0, 0.4)}
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.resources import files
 
 from components.automl.genesis.configuration import Configuration
 from components.automl.genesis.space import completed, suited
-from components.core.params import Tabular, Task, TextLine
+from components.core.params import Tabular, Task
 
-__all__ = ["portfolio", "trained_otherwise"]
+__all__ = ["portfolio"]
 
 _FIRST = "lightgbm"
 """Its defaults are done in a moment, whatever the table: there is an answer, and something to compare with."""
@@ -25,11 +24,6 @@ _NETWORKS, _MANY = ("mlp", "resnet"), 15
 """Every class costs a boosted model a tree a round, and a network one output: with more classes than that, networks come first."""
 _PLAIN = ("resnet", {"bins": 0, "lr": 0.003})
 """The first of them: quick, since it does not embed numbers, and strong. It was found on the table `letter`, which flatters that one."""
-_STRENGTHS, _LR = (0.3, 1.0), 0.008
-"""Lines differ in how much their images may be changed while a reader learns: with the first, receipts are read as well as with the
-default after twice as long a training; with the second, handwritten digits are read best. Both learn faster by twice the default's
-learning rate. `tests/benchmarks/RESULTS.md` has figures.
-"""
 _ORIGIN = "portfolio"
 
 
@@ -49,13 +43,4 @@ def portfolio(task: Task, learners: Sequence[str], *, tail: bool = False) -> lis
     if classes > _MANY:
         plain = [completed(name, {}, params, _ORIGIN) for name, params in (_PLAIN,) if name in learners]
         found = [*found[:1], *plain, *sorted(found[1:], key=lambda configuration: configuration.learner not in _NETWORKS)]
-    if isinstance(task, TextLine):
-        found += [entry for default in found for entry in trained_otherwise(default)]
     return [suited(configuration, classes, tail=tail) for configuration in found]
-
-
-def trained_otherwise(reader: Configuration) -> list[Configuration]:
-    """Return the same network, with its training images changed less, and more."""
-    return [
-        replace(reader, features={**reader.features, "augment": strength}, params={**reader.params, "lr": _LR}) for strength in _STRENGTHS
-    ]

@@ -125,8 +125,8 @@ def _trivial(data: Data) -> float | None:
 
 def _against(solved: Solved, champion: float | None, constant: float | None) -> list[dict[str, Any]]:
     """Return what the ensemble is compared with; what does not exist is left out."""
-    least = solved.rungs - 1 if solved.selection else 0  # lines: every rung is an answer
-    complete = [entry for entry in solved.board.settled if entry.job.rung >= least and entry.value is not None]
+    top = solved.rungs - 1
+    complete = [entry for entry in solved.board.settled if entry.job.rung == top and entry.value is not None]
     found: list[dict[str, Any]] = []
     if constant is not None:
         found.append({"name": "a constant answer", "score": constant, "learner": None})

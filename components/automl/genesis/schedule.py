@@ -25,14 +25,12 @@ class Ladder:
         variety: The best pipeline of each learner climbs too, if its error is at most so many times the leader's: an ensemble lives on
             members that err differently. None: no pipeline climbs for variety's sake.
         promising: A learner is proposed again only if its best pipeline's error is at most so many times the leader's.
-        answer_first: Whether the first known pipeline goes to the top at once: where only the last rung's fits are an answer.
     """
 
     rungs: int
     keep: int = 3
     variety: float | None = None
     promising: float = 1.2
-    answer_first: bool = True
 
     def climbers(self, board: Board, rung: int) -> list[Configuration]:
         """Return who may climb from `rung`, the best first; some of them may have done so."""
@@ -69,7 +67,7 @@ def next_known(board: Board, ladder: Ladder, known: Sequence[Configuration]) -> 
     Empty: it is a sampler's turn.
     """
     jobs: list[Job] = []
-    if known and ladder.answer_first:
+    if known:
         first = [Job(known[0], rung) for rung in range(ladder.rungs)]
         at = next((job for job in first if job.key not in board.taken), None)
         before = {entry.job.key for entry in board.settled if entry.value is not None and entry.may_climb}

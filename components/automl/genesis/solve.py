@@ -207,7 +207,7 @@ def _searched(given: Setting, meanwhile: Callable[[], object] = lambda: None) ->
     search = Search(
         evaluator=evaluator,
         space=strategy.space,
-        ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if table else None, answer_first=table),
+        ladder=Ladder(len(evaluator.rungs), variety=_VARIETY if table else None),
         known=strategy.known,
         propose=strategy.propose,
         costs=Costs(evaluator.new_rows, len(data.train) + len(data.validation), _classes(task), given.history, params.max_memory_mb),
@@ -286,13 +286,11 @@ def _alone(inherited: Sequence[Inherited], evaluator: TableEvaluator) -> float |
 
 
 def _best(board: Board, task: Task, seed: int, start_of: Callable[[Configuration], Weights | None]) -> tuple[Recipe, dict[str, Weights]]:
-    """Return the pipeline that read most, and the weights it begins with, by their file.
-
-    All rungs are judged on the same lines, so one that read more after fewer epochs than others after all of theirs is the better one.
-    """
-    best = board.best()
-    if best is None:
+    """Return the pipeline that is best at the highest rung that any reached, and the weights it begins with, by their file."""
+    reached = max((entry.job.rung for entry in board.settled if entry.value is not None), default=None)
+    if reached is None:
         raise IntegrityError("no pipeline was judged before the time ended", do="raise automl.budget_s")
+    best = board.done(reached)[0]
     c = best.job.configuration
     start = start_of(c)
     member = Pipeline(learner=c.learner, features=dict(c.features), params=dict(c.params), start=None if start is None else _START)

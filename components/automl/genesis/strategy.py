@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from components.automl.genesis.board import Board
 from components.automl.genesis.configuration import Configuration, PastStudy
 from components.automl.genesis.dimensions import FOUND, SPACES
-from components.automl.genesis.portfolio import portfolio, trained_otherwise
+from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import alone, rgpe, tpe, uniform
 from components.automl.genesis.space import Space, completed, network_of, with_loss
@@ -103,17 +103,16 @@ def plan(
     space = Space((*varied, *fixed), classes=classes, tail=tail, fixed=fixed)
     own = [completed(entry.learner, entry.features, entry.params, "expert") for entry in params.expert]
     static = portfolio(task, varied, tail=tail)
-    rest = [*(entry for found in offered for entry in trained_otherwise(found)), *static[1:]]
     usual = params.sampler if params.sampler in ("random", "gp") else "tpe"
     fresh = Proposals(space, lambda today, seed, place: _usual(usual, today, seed, place), usual, params.seed, rungs)
     problem = task.problem if isinstance(task, Tabular) else task.kind
     serving = [*offered, *(with_loss(entry, tail=tail) for entry in serving)]  # labels may have become negative
     transfer = Transfer(history, meta, problem, params.scenario, params.parents)
     if not params.transfer or not transfer.nearest:
-        return Strategy(space, _distinct([*own, *static[:1], *serving, *rest]), fresh)
+        return Strategy(space, _distinct([*own, *static[:1], *serving, *static[1:]]), fresh)
     replayed = transfer.replay(_REPLAYED, learners)
     before = [with_loss(entry, tail=tail) for entry in replayed.configurations]
-    known = _distinct([*own, *_in_turn([*serving, *before], [*static[:1], *rest])])
+    known = _distinct([*own, *_in_turn([*serving, *before], static)])
     locked = transfer.locked(space)
     notes = (replayed.note, *locked.notes)
     learned = learn(space, *(list(part) for part in zip(*transfer.studies, strict=True)))
