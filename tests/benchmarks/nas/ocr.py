@@ -64,13 +64,13 @@ class Sizes:
 
     Attributes:
         cpu_s: Of each system, in all.
-        automl_s: Of them for the `automl` step, if a system has one: the `budget_s` of scenario `ocr_receipts`.
+        automl_s: Of them for the `automl` step, if a system has one: the `budget_s` of scenario `ocr`.
         receipts: (first of the validation's, first of the test's, end). The test has all that are left: 80 of them, as it once had, say
             more about which 80 they are than about the network.
     """
 
     cpu_s: float = 600.0
-    automl_s: float = 120.0
+    automl_s: float = 300.0
     receipts: tuple[int, int, int] = (100, 120, 501)
 
 
