@@ -51,7 +51,7 @@ def completed(name: str, features: Mapping[str, Any], params: Mapping[str, Any],
 
 def network_of(configuration: Configuration) -> dict[str, Any]:
     """Return the params that do not vary in the learner's space: of a network that another search found, the network."""
-    varied = SPACES.get(configuration.learner, {}).get("params", {})
+    varied = SPACES[configuration.learner]["params"]
     return {key: value for key, value in configuration.params.items() if key not in varied}
 
 

@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 
 from components.automl.genesis.board import Board
 from components.automl.genesis.configuration import Configuration, PastStudy
-from components.automl.genesis.dimensions import FOUND, SPACES
+from components.automl.genesis.dimensions import FOUND
 from components.automl.genesis.portfolio import portfolio
 from components.automl.genesis.proposing import Proposals
 from components.automl.genesis.samplers import alone, rgpe, tpe, uniform
@@ -97,8 +97,8 @@ def plan(
         tail: Whether labels are `long_tailed`.
     """
     classes = len(task.classes) if isinstance(task, Tabular) else 0
-    # A learner without dimensions is tried only where something names it: a recipe of the user's, the past, another search.
-    varied = [name for name in learners if name in SPACES and name not in FOUND]
+    # Without a network that another search found, its learner is tried only where a recipe of the user's or of the past names it.
+    varied = [name for name in learners if name not in FOUND]
     fixed = {entry.learner: network_of(entry) for entry in offered}
     space = Space((*varied, *fixed), classes=classes, tail=tail, fixed=fixed)
     own = [completed(entry.learner, entry.features, entry.params, "expert") for entry in params.expert]
